@@ -1,0 +1,134 @@
+"""A paper's claim, its control, and the verdict our seeds give.
+
+One rule for every claim of the book. For each seed s the gain is
+
+    gain_s = (value_s - baseline_s) * (+1 if the direction is 'higher' else -1),
+
+so a positive gain always means "as the paper says". Over at least 3 seeds we take the 95 % Student-t interval
+[ci_low, ci_high] of the mean gain and compare it with the margin that was stated before the study ran:
+
+    ci_low  > margin  ->  'supported'
+    ci_high < margin  ->  'not supported'
+    otherwise, or with fewer than 3 seeds  ->  'inconclusive'
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+MIN_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says and how we would know.
+
+    ``metric`` names what value and baseline measure, ``baseline`` what the claim is compared with, ``margin`` (in the
+    metric's unit) how far the gain must reach. ``paper_value`` and ``paper_source`` quote the paper and say where.
+    """
+
+    id: str
+    chapter: str
+    paper: str
+    statement: str
+    metric: str
+    direction: str
+    margin: float
+    paper_value: str | None = None
+    paper_source: str | None = None
+    baseline: str = ""
+
+    def __post_init__(self):
+        if self.direction not in ("higher", "lower"):
+            raise ValueError(f"claim {self.id!r}: direction must be 'higher' or 'lower', not {self.direction!r}")
+        if not math.isfinite(self.margin):
+            raise ValueError(f"claim {self.id!r}: margin must be a finite number, not {self.margin}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Mean gain over seeds with its 95 % interval, and what follows. The interval is None below two seeds."""
+
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n_seeds: int
+    verdict: str
+
+
+def judge(values: Sequence[float], baselines: Sequence[float], direction: str, margin: float) -> Verdict:
+    """The one verdict rule (see the module's docstring), on values and baselines paired by seed.
+
+    Raises ValueError for unpaired or non-finite numbers.
+    """
+    if len(values) != len(baselines):
+        raise ValueError(f"{len(values)} values but {len(baselines)} baselines: they are paired by seed")
+    sign = {"higher": 1.0, "lower": -1.0}[direction]
+    gains = [sign * (float(v) - float(b)) for v, b in zip(values, baselines)]
+    if not all(map(math.isfinite, gains)):
+        raise ValueError("values and baselines must be finite numbers")
+    n = len(gains)
+    if n == 0:
+        return Verdict(None, None, None, 0, "inconclusive")
+    mean = sum(gains) / n
+    if n == 1:
+        return Verdict(mean, None, None, 1, "inconclusive")
+    half = _student_t(n - 1) * math.sqrt(sum((g - mean) ** 2 for g in gains) / (n - 1) / n)
+    low, high = mean - half, mean + half
+    if n < MIN_SEEDS:
+        word = "inconclusive"
+    else:
+        word = "supported" if low > margin else "not supported" if high < margin else "inconclusive"
+    return Verdict(mean, low, high, n, word)
+
+
+def _student_t(degrees: int) -> float:
+    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def table(claims: Iterable[Claim], records: Iterable[dict], prefer: Mapping[str, str] | None = None) -> list[dict]:
+    """One row per claim: the claim, our values per seed, mean gain with interval, verdict.
+
+    ``records`` are run records of one preset. Where a chapter has records of several configurations, the one named in
+    ``prefer`` (chapter -> config_hash) counts if it has any, else the one with most seeds.
+    ``mean``, ``ci_low`` and ``ci_high`` are those of the gain, the quantity the margin is about.
+    """
+    by_chapter = defaultdict(list)
+    for record in records:
+        by_chapter[record["chapter"]].append(record)
+    rows = []
+    for claim in claims:
+        chosen = _one_config(by_chapter[claim.chapter], (prefer or {}).get(claim.chapter))
+        rows.append(_row(claim, [r for r in chosen if claim.id in r["claims"]]))
+    return rows
+
+
+def _one_config(records: list[dict], preferred: str | None) -> list[dict]:
+    groups = defaultdict(list)
+    for record in records:
+        groups[record["preset"], record["config_hash"]].append(record)
+    if not groups:
+        return []
+    def rank(key):
+        return key[1] == preferred, len(groups[key]), max(r["started"] for r in groups[key])
+    return sorted(groups[max(groups, key=rank)], key=lambda r: r["seed"])
+
+
+def _row(claim: Claim, records: list[dict]) -> dict:
+    values = [r["claims"][claim.id]["value"] for r in records]
+    baselines = [r["claims"][claim.id]["baseline"] for r in records]
+    verdict = judge(values, baselines, claim.direction, claim.margin)
+    return {
+        "chapter": claim.chapter, "claim_id": claim.id, "paper": claim.paper, "statement": claim.statement,
+        "paper_value": claim.paper_value, "paper_source": claim.paper_source, "metric": claim.metric,
+        "values": values, "baseline_values": baselines,
+        "mean": verdict.mean, "ci_low": verdict.ci_low, "ci_high": verdict.ci_high,
+        "direction": claim.direction, "margin": claim.margin, "verdict": verdict.verdict,
+        "preset": records[0]["preset"] if records else None,
+        "device": ", ".join(sorted({r["device"] for r in records})) or None,
+        "n_seeds": verdict.n_seeds,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Running notebooks, staging them, and building the book."""
