@@ -1,0 +1,285 @@
+"""The training engine: the objective, the step, the loop, schedules, checkpoints.
+
+Read `jepa_objective` for the algorithm and `fit` for the loop. Shape suffixes: B batch, N tokens, P numbers per patch,
+M target blocks, K tokens per block, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from jepa_lab import diagnostics
+from jepa_lab.encoders import Encoder
+from jepa_lab.losses import gather_blocks, normalise, smooth_l1
+from jepa_lab.masks import Masks
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every masked JEPA here needs for training; a paper's config adds its own fields."""
+
+    num_steps: int = 1000
+    batch_size: int = 128
+    lr: float = 2e-3  # peak; cosine to a hundredth of it
+    warmup: float = 0.1  # share of the steps with linearly rising rate
+    weight_decay: tuple[float, float] = (0.04, 0.4)  # first and last, cosine between (I-JEPA's code)
+    ema_decay: tuple[float, float] = (0.99, 1.0)  # first and last, linear between
+    clip_norm: float = 1.0
+    precision: str = "float32"  # or "bf16": autocast
+    log_every: int = 50  # steps between two read-backs of loss and collapse panel
+    max_bad_steps: int = 20  # non-finite batches that are skipped before the run stops
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision is 'float32' or 'bf16', got {self.precision!r}")
+
+
+class JEPA(nn.Module):
+    """Encoder, its EMA copy (`target_encoder`, never given gradients) and predictor."""
+
+    def __init__(self, encoder: Encoder, predictor: nn.Module):
+        super().__init__()
+        self.encoder, self.predictor = encoder, predictor
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+
+Objective = Callable[[JEPA, Tensor, Masks], Tensor]
+Sampler = Callable[[int, torch.Generator], Masks]
+
+
+def jepa_objective(model: JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, ""]:
+    """I-JEPA (Assran et al. 2023, section 3): predict the EMA encoder's latents of the hidden blocks.
+
+    The target encoder sees the whole image and its *output* is masked.
+    """
+    with torch.no_grad():
+        target_BMKD = gather_blocks(normalise(model.target_encoder(patches_BNP)), masks.target_idx)
+    context_BCD = model.encoder(patches_BNP, masks.context_idx)
+    pred_BMKD = model.predictor(context_BCD, masks)
+    return smooth_l1(pred_BMKD, target_BMKD)
+
+
+# Schedules are functions of the step, so resuming replays nothing.
+
+
+def linear(step: int, num_steps: int, ends: tuple[float, float]) -> float:
+    return ends[0] + (ends[1] - ends[0]) * step / num_steps
+
+
+def cosine(step: int, num_steps: int, ends: tuple[float, float]) -> float:
+    return ends[1] + (ends[0] - ends[1]) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def learning_rate(step: int, cfg: Config) -> float:
+    """Linear warm-up to the peak, then cosine to a hundredth of it."""
+    warmup_steps = max(1, round(cfg.warmup * cfg.num_steps))
+    if step < warmup_steps:
+        return cfg.lr * (step + 1) / warmup_steps
+    return cosine(step - warmup_steps, max(1, cfg.num_steps - warmup_steps), (cfg.lr, cfg.lr / 100))
+
+
+@dataclass
+class Run:
+    """All that a training run changes; a checkpoint is exactly this."""
+
+    model: JEPA
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # masks
+    seed: int
+    step: int = 0
+    bad_steps: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def start(model: JEPA, seed: int, device: torch.device | str) -> Run:
+    """A fresh run: AdamW with weight decay on matrices only, generators seeded."""
+    model = model.to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "decayed": True},
+        {"params": [p for p in trained if p.ndim <= 1], "decayed": False, "weight_decay": 0.0},
+    ]
+    on_host = torch.device(device).type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(groups, lr=0.0, fused=on_host)
+    return Run(model, optimizer, torch.Generator(device).manual_seed(seed), seed)
+
+
+def batch_indices(num_samples: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
+    """Endless shuffled batches; the order is a function of (seed, step), so a resumed run finds its place.
+
+    Raises ValueError when the data set is empty or smaller than one batch.
+    """
+    per_epoch = num_samples // batch_size
+    if per_epoch == 0:
+        raise ValueError(f"{num_samples} samples cannot fill one batch of {batch_size}; lower batch_size")
+    step = start_step
+    while True:
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or step == start_step:
+            order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        yield order[position * batch_size : (position + 1) * batch_size]
+        step += 1
+
+
+@torch.no_grad()
+def update(run: Run, loss: Tensor, cfg: Config) -> Tensor:
+    """One optimiser and EMA step on the gradients of `loss`; returns the flag of a finite step.
+
+    A non-finite loss or gradient moves nothing, neither weights nor EMA nor optimiser state, and costs no
+    synchronisation: the fused optimiser reads the flag on the device.
+    """
+    model, optimizer = run.model, run.optimizer
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(trained, cfg.clip_norm)
+    ok = torch.isfinite(loss) & torch.isfinite(norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, cfg)
+        if group["decayed"]:
+            group["weight_decay"] = cosine(run.step, cfg.num_steps, cfg.weight_decay)
+    optimizer.found_inf = (~ok).float()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    move = ok * (1 - linear(run.step, cfg.num_steps, cfg.ema_decay))
+    ema_update(model.target_encoder, model.encoder, 1 - move)
+    return ok
+
+
+@torch.no_grad()
+def ema_update(target_encoder: nn.Module, encoder: nn.Module, ema_decay: Tensor | float) -> None:
+    """target <- decay * target + (1 - decay) * encoder, parameters only (I-JEPA, section 3)."""
+    targets, sources = list(target_encoder.parameters()), list(encoder.parameters())
+    torch._foreach_mul_(targets, ema_decay)
+    torch._foreach_add_(targets, torch._foreach_mul(sources, 1 - ema_decay))
+
+
+def fit(
+    run: Run,
+    cfg: Config,
+    patches: Shaped[Tensor, "n N P"],
+    to_batch: Callable[[Tensor], Tensor],
+    sampler: Sampler,
+    objective: Objective = jepa_objective,
+    watch: Tensor | None = None,
+    checkpoint: Path | None = None,
+    save_every: int = 0,
+    progress: bool = True,
+) -> Run:
+    """Train from `run.step` to `cfg.num_steps`.
+
+    patches: the whole data set on the training device, usually uint8. to_batch: casts and scales some of it to floats.
+    sampler: draws masks for a batch. watch: held-out patches whose latents feed the collapse panel in `run.history`.
+    Raises RuntimeError after more than `cfg.max_bad_steps` non-finite batches.
+    """
+    from tqdm import tqdm
+
+    device = patches.device
+    batches = batch_indices(len(patches), cfg.batch_size, run.seed, run.step)
+    recent: list[tuple[Tensor, Tensor]] = []
+    bar = tqdm(range(run.step, cfg.num_steps), disable=not progress, file=sys.stderr, mininterval=1.0, unit="step")
+    for _ in bar:
+        batch_BNP = to_batch(patches[next(batches).to(device)])
+        masks = sampler(cfg.batch_size, run.generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+            loss = objective(run.model, batch_BNP, masks)
+        loss.backward()
+        recent.append((loss.detach(), update(run, loss, cfg)))
+        run.step += 1
+        if run.step % cfg.log_every == 0 or run.step == cfg.num_steps:  # the only place that waits for the device
+            log(run, recent, cfg, watch, to_batch)
+            recent.clear()
+            bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4f}")
+        if checkpoint and save_every and (run.step % save_every == 0 or run.step == cfg.num_steps):
+            save(checkpoint, run, cfg)
+    return run
+
+
+def log(run: Run, recent: list[tuple[Tensor, Tensor]], cfg: Config, watch: Tensor | None, to_batch: Callable) -> None:
+    """Read back the losses since the last call, count bad steps, measure the collapse panel."""
+    losses, oks = torch.stack([r[0] for r in recent]), torch.stack([r[1] for r in recent])
+    run.bad_steps += int((~oks).sum())
+    if run.bad_steps > cfg.max_bad_steps:
+        raise RuntimeError(
+            f"{run.bad_steps} non-finite batches up to step {run.step}, more than max_bad_steps={cfg.max_bad_steps}; "
+            "weights are those of the last finite step. Lower lr, or look for NaN in the data."
+        )
+    row = {"step": run.step, "loss": float(losses[oks].mean())}
+    if watch is not None:
+        row |= diagnostics.panel(embed(run.model.target_encoder, watch, to_batch))
+    for name, value in row.items():
+        run.history.setdefault(name, []).append(float(value))
+
+
+@torch.no_grad()
+def embed(
+    encoder: Encoder, patches: Shaped[Tensor, "n N P"], to_batch: Callable[[Tensor], Tensor], batch_size: int = 1000
+) -> Float[Tensor, "n D"]:
+    """Frozen features: mean of the latents over the tokens."""
+    parts = (to_batch(patches[i : i + batch_size]) for i in range(0, len(patches), batch_size))
+    return torch.cat([encoder(part).mean(dim=1) for part in parts])
+
+
+# Checkpoints
+
+
+def save(path: Path, run: Run, cfg: Config) -> None:
+    """Write a checkpoint beside its final name, flush it, rename it: a kill leaves the old one or the new one."""
+    state = {
+        "format": "jepa_lab.train/1",
+        "config": {name: str(value) for name, value in asdict(cfg).items()},
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "generator": run.generator.get_state(),
+        "seed": run.seed,
+        "step": run.step,
+        "bad_steps": run.bad_steps,
+        "history": run.history,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path, run: Run, cfg: Config) -> Run:
+    """Put a checkpoint's state into `run`; it must come from the same config.
+
+    Raises ValueError on a corrupt or foreign file. Nothing but tensors and plain values is ever unpickled.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != "jepa_lab.train/1":
+            raise ValueError(f"format {state['format']!r}")
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a usable checkpoint of this engine ({error}); delete it to start afresh") from None
+    ours = {name: str(value) for name, value in asdict(cfg).items()}
+    changed = sorted(name for name in ours if state["config"].get(name) != ours[name])
+    if changed or state["seed"] != run.seed:
+        raise ValueError(f"{path} was written with other settings ({', '.join(changed) or 'seed'}); use another folder")
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.generator.set_state(state["generator"])
+    run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
+    return run
