@@ -1,1 +1,1 @@
-"""Data sets: fetching, one file per modality."""
+"""Data sets: what they are, where they come from, and typed loaders. Knows nothing about models."""
