@@ -9,7 +9,7 @@ Bad input is one ValueError: lengths or widths that differ, NaN or Inf, labels o
 set, a single class, too few samples.
 
 Shapes: n samples, N tokens of each, D width, C classes, T targets, S problems solved at once, m samples in each,
-R resamples, H attention heads.
+R resamples, H attention heads, K principal axes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
-from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from einops import einsum, rearrange, reduce, repeat
+from jaxtyping import Float, Integer
+from torch import Generator, Tensor
+
+TrainX, TrainY = Float[Tensor, "n D"], Integer[Tensor, "n"]
+TestX, TestY = Float[Tensor, "t D"], Integer[Tensor, "t"]
+TrainTokens, TestTokens = Float[Tensor, "n N D"], Float[Tensor, "t N D"]
 
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # strong to weak, on mean log-loss and standardised features
 RIDGE_GRID = tuple(10.0**k for k in range(2, -7, -1))
@@ -61,13 +65,15 @@ def _require(ok: bool, reason: str) -> None:
         raise ValueError(reason)
 
 
-def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, ndim: int = 2) -> None:
+def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, x_axes: str = "n D", y_axes: str = "n") -> None:
     """What every probe asks of its input; labels are checked by `_check_labels`."""
     for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        axes = "[n, D]" if ndim == 2 else "[n, N, D]"
-        _require(x.ndim == ndim and 0 not in x.shape, f"{name}_x must be a non-empty {axes}, got shape {tuple(x.shape)}")
+        for part, value, axes in (("x", x, x_axes), ("y", y, y_axes)):
+            is_right = value.ndim == len(axes.split()) and 0 not in value.shape
+            _require(is_right, f"{name}_{part} must be a non-empty [{axes}], got shape {tuple(value.shape)}")
+        shared = sum(a == b for a, b in zip(x_axes.split(), y_axes.split()))
+        _require(x.shape[:shared] == y.shape[:shared], f"{name}_x {tuple(x.shape)} and {name}_y {tuple(y.shape)} differ in [{y_axes}]")
         _require(x.is_floating_point(), f"{name}_x must be floating point, got {x.dtype}")
-        _require(len(x) == len(y), f"{len(x)} rows of {name}_x but {len(y)} of {name}_y")
         _require(bool(torch.isfinite(x).all()), f"{name}_x holds NaN or Inf: the encoder diverged, or its input did")
     _require(train_x.shape[1:] == test_x.shape[1:], f"train_x and test_x differ: {tuple(train_x.shape[1:])} and {tuple(test_x.shape[1:])}")
     devices = {str(t.device) for t in (train_x, train_y, test_x, test_y)}
@@ -90,12 +96,14 @@ def _generator(generator: Generator | None) -> Generator:
     return generator if generator is not None else Generator().manual_seed(0)
 
 
-def _split(n: int, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random indices of the fitting and the choosing part."""
-    _require(n >= 5, f"{n} training samples are too few to hold some out: give at least 5")
-    order = torch.randperm(n, generator=generator, device=generator.device).to(device)
-    held = max(1, round(HELD_OUT * n))
-    return order[held:], order[:held]
+def _split(n: int, generator: Generator, device: torch.device, group: int = 1) -> tuple[Tensor, Tensor]:
+    """Random indices of the fitting and the choosing part; runs of ``group`` rows stay together."""
+    groups = n // group
+    _require(groups >= 5, f"{groups} training samples are too few to hold some out: give at least 5")
+    order = torch.randperm(groups, generator=generator, device=generator.device).to(device)
+    order_n = (order[:, None] * group + torch.arange(group, device=device)).flatten()
+    held = round(HELD_OUT * groups) * group
+    return order_n[held:], order_n[:held]
 
 
 def _statistics(x_nD: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,70 +130,74 @@ def _accuracy(pred_n: Tensor, test_y: Tensor, l2: float | None = None) -> Score:
 def _bootstrap(metric: Callable[[Tensor], Tensor], n: int, like: Tensor, generator: Generator, l2: float, resamples: int = 500) -> Score:
     """Percentile interval over test samples; ``metric`` maps weights [R, n] (how often each one is drawn) to [R]."""
     draws_Rn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(like.device)
-    weights_Rn = torch.zeros(resamples, n, device=like.device).scatter_add_(1, draws_Rn, torch.ones(1, 1, device=like.device).expand_as(draws_Rn))
-    value = metric(torch.ones(1, n, device=like.device))
-    low, high = torch.nanquantile(metric(weights_Rn), torch.tensor([0.025, 0.975], device=like.device)).tolist()
-    return Score(float(value), low, high, n, l2)
+    weights_Rn = like.new_zeros(resamples, n).scatter_add_(1, draws_Rn, like.new_ones(1, 1).expand_as(draws_Rn))
+    low, high = torch.nanquantile(metric(weights_Rn), like.new_tensor([0.025, 0.975])).tolist()
+    return Score(float(metric(like.new_ones(1, n))), low, high, n, l2)
 
 
 # Linear
 
 
-def _solve(z_SmK: Tensor, y_Sm: Tensor, scale_K: Tensor, start: tuple[Tensor, Tensor], l2: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression, S independent problems at once: weight [S, K, C] and bias [S, 1, C].
+def _solve(z_SmK: Tensor, y_Sm: Tensor, variance_K: Tensor, start: tuple[Tensor, Tensor], l2: float, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression, S independent problems at once: weight [S, C, K] and bias [S, C, 1].
 
-    Minimises mean log-loss + l2 / 2 |weight|^2 by full-batch L-BFGS on weight / scale. With features turned to
-    their principal axes and ``scale`` near curvature^-1/2 the problem is almost round: tens of steps, not hundreds.
+    Minimises mean log-loss + l2 / 2 |weight|^2 by full-batch L-BFGS until no gradient exceeds ``tolerance``.
+    Features lie along their principal axes, so dividing each weight by about its curvature^-1/2 makes the problem
+    almost round. Classes come first: softmax and products over [C, m] are 5 to 40 times faster than over [m, C].
     """
-    weight, bias = (t.clone() for t in start)
-    u, b = (weight / scale_K[:, None]).requires_grad_(), bias.requires_grad_()
-    onehot_SmC = F.one_hot(y_Sm, bias.shape[-1]).to(z_SmK.dtype)
-    m = y_Sm.shape[1]
-    solver = torch.optim.LBFGS([u, b], max_iter=steps, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe")
+    (weight, bias), (m, num_classes) = start, (y_Sm.shape[1], start[0].shape[1])
+    scale_K, scale_b = (variance_K / num_classes + l2).rsqrt(), num_classes**0.5
+    u, b = (weight / scale_K).requires_grad_(), (bias / scale_b).requires_grad_()
+    onehot_SCm = rearrange(F.one_hot(y_Sm.long(), num_classes).to(z_SmK.dtype), "S m C -> S C m").contiguous()
+    solver = torch.optim.LBFGS(
+        [u, b], max_iter=150, history_size=20, tolerance_grad=tolerance, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
 
     @torch.no_grad()
     def loss():  # gradient by hand: half the time of autograd at this size
-        w = u * scale_K[:, None]
-        logp_SmC = torch.log_softmax(z_SmK @ w + b, dim=-1)
-        residual_SmC = (logp_SmC.exp() - onehot_SmC) / m
-        u.grad = (z_SmK.mT @ residual_SmC + l2 * w) * scale_K[:, None]
-        b.grad = residual_SmC.sum(dim=-2, keepdim=True)
-        return -(logp_SmC * onehot_SmC).sum() / m + 0.5 * l2 * w.square().sum()
+        w = u * scale_K
+        logp_SCm = torch.log_softmax(w @ z_SmK.mT + b * scale_b, dim=1)
+        residual_SCm = logp_SCm.exp().sub_(onehot_SCm).div_(m)
+        u.grad = (residual_SCm @ z_SmK + l2 * w) * scale_K
+        b.grad = residual_SCm.sum(dim=2, keepdim=True) * scale_b
+        return 0.5 * l2 * w.square().sum() - (logp_SCm * onehot_SCm).sum() / m
 
     solver.step(loss)
-    return u.detach() * scale_K[:, None], b.detach()
+    return u.detach() * scale_K, b.detach() * scale_b
+
+
+def _zero(z_nK: Tensor, problems: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    return z_nK.new_zeros(problems, num_classes, z_nK.shape[1]), z_nK.new_zeros(problems, num_classes, 1)
 
 
 def _principal_axes(z_nD: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance along, and directions of, the principal axes of standardised features."""
+    """Variance along, and directions [D, K] of, the principal axes of standardised features."""
     variance_K, axes_DK = torch.linalg.eigh(z_nD.mT @ z_nD / len(z_nD))
     return variance_K.clamp_min(0), axes_DK
 
 
-def _scale(variance_K: Tensor, l2: float, num_classes: int) -> Tensor:
-    return (variance_K / (2 * num_classes) + l2).rsqrt()
+def fit_linear(train_x: TrainX, train_y: TrainY, generator: Generator | None = None, group: int = 1) -> LinearFit:
+    """Multinomial logistic regression; l2 from L2_GRID by accuracy on a held-out fifth, ties to the stronger.
 
-
-def fit_linear(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], generator: Generator | None = None) -> LinearFit:
-    """Multinomial logistic regression; l2 from L2_GRID by accuracy on a held-out fifth, ties to the stronger."""
+    Runs of ``group`` rows (the tokens of one image) are held out together.
+    """
     mean_D, std_D = _statistics(train_x.float())
     z_nD = (train_x.float() - mean_D) / std_D
     variance_K, axes_DK = _principal_axes(z_nD)
     z_nK, num_classes = z_nD @ axes_DK, int(train_y.max()) + 1
-    fit_n, held_n = _split(len(z_nK), _generator(generator), z_nK.device)
-    zero = (z_nK.new_zeros(1, z_nK.shape[1], num_classes), z_nK.new_zeros(1, 1, num_classes))
-    solution, found = zero, []
+    fit_n, held_n = _split(len(z_nK), _generator(generator), z_nK.device, group)
+    fit_1mK, fit_y, held_nK, held_y = z_nK[fit_n][None], train_y[fit_n][None], z_nK[held_n], train_y[held_n]
+    found, solution = [], _zero(z_nK, 1, num_classes)
     for l2 in L2_GRID:  # each starts from the one before
-        scale_K = _scale(variance_K, l2, num_classes)
-        solution = _solve(z_nK[fit_n][None], train_y[fit_n][None], scale_K, solution, l2, steps=50)
-        accuracy = ((z_nK[held_n] @ solution[0][0] + solution[1][0]).argmax(-1) == train_y[held_n]).float().mean()
-        found.append((float(accuracy), l2, solution))
+        weight, bias = solution = _solve(fit_1mK, fit_y, variance_K, solution, l2, tolerance=1e-3)
+        right = (weight[0] @ held_nK.mT + bias[0]).argmax(dim=0) == held_y
+        found.append((int(right.sum()), l2, solution))
     _, l2, solution = max(found, key=lambda f: f[:2])
-    weight, bias = _solve(z_nK[None], train_y[None], _scale(variance_K, l2, num_classes), solution, l2, steps=100)
-    return LinearFit(mean_D, std_D, axes_DK @ weight[0], bias[0, 0], l2)
+    weight, bias = _solve(z_nK[None], train_y[None], variance_K, solution, l2, tolerance=1e-4)
+    return LinearFit(mean_D, std_D, axes_DK @ weight[0].mT, bias[0, :, 0], l2)
 
 
-def linear_probe(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_x: Float[Tensor, "t D"], test_y: Int[Tensor, "t"], generator: Generator | None = None) -> Score:
+def linear_probe(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY, generator: Generator | None = None) -> Score:
     """Accuracy of multinomial logistic regression on standardised features, Wilson interval."""
     _check(train_x, train_y, test_x, test_y)
     _check_labels(train_y, test_y)
@@ -193,7 +205,39 @@ def linear_probe(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_
     return _accuracy(fit(test_x).argmax(-1), test_y, fit.l2)
 
 
-def knn_probe(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_x: Float[Tensor, "t D"], test_y: Int[Tensor, "t"], k: int = 20) -> Score:
+def patch_probe(
+    train_x: TrainTokens, train_y: Integer[Tensor, "n N"], test_x: TestTokens, test_y: Integer[Tensor, "t N"],
+    generator: Generator | None = None, max_tokens: int = 20_000,
+) -> dict[str, Score]:  # fmt: skip
+    """One linear probe for the label of every token: ``miou`` (mean intersection over union) and ``accuracy``.
+
+    Fitted on the tokens of randomly chosen images, ``max_tokens`` at most (5 images at least), which are held out
+    image by image. IoU counts over the test set, its mean over classes that occur in labels or predictions;
+    intervals are bootstrapped over images, since the tokens of one image are not independent.
+    """
+    _check(train_x, train_y, test_x, test_y, "n N D", "n N")
+    num_classes, generator = _check_labels(train_y, test_y), _generator(generator)
+    num_tokens = train_x.shape[1]
+    order = torch.randperm(len(train_x), generator=generator, device=generator.device).to(train_x.device)
+    chosen = order[: max(5, max_tokens // num_tokens)]
+    fit = fit_linear(train_x[chosen].flatten(0, 1), train_y[chosen].flatten(), generator, group=num_tokens)
+    pred_nN, label_nN = fit(test_x).argmax(-1), test_y.long()
+
+    def count(label: Tensor, weight: Tensor) -> Tensor:
+        return fit.weight.new_zeros(len(label), num_classes).scatter_add_(1, label, weight.to(fit.weight.dtype))
+
+    right_nN = pred_nN == label_nN
+    hit_nC = count(label_nN, right_nN)
+    union_nC = count(label_nN, torch.ones_like(right_nN)) + count(pred_nN, torch.ones_like(right_nN)) - hit_nC
+    miou = lambda w_Rn: ((w_Rn @ hit_nC) / (w_Rn @ union_nC)).nanmean(dim=1)  # noqa: E731
+    accuracy = lambda w_Rn: w_Rn @ hit_nC.sum(1) / num_tokens / w_Rn.sum(1)  # noqa: E731
+    return {name: _bootstrap(f, len(test_x), hit_nC, generator, fit.l2) for name, f in (("miou", miou), ("accuracy", accuracy))}
+
+
+# Nearest neighbours
+
+
+def knn_probe(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY, k: int = 20) -> Score:
     """Accuracy of the majority among the ``k`` nearest training samples by cosine, Wilson interval.
 
     Ties go to the class whose neighbours are closer in sum. Raises ValueError unless 1 <= k <= n.
@@ -213,8 +257,11 @@ def knn_probe(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_x: 
     return _accuracy(torch.cat(pred), test_y)
 
 
+# Few labels
+
+
 def few_label(
-    train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_x: Float[Tensor, "t D"], test_y: Int[Tensor, "t"],
+    train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY,
     per_class: Sequence[int] = (1, 5, 10), draws: int = 10, generator: Generator | None = None,
 ) -> dict[int, Score]:  # fmt: skip
     """Accuracy with ``per_class`` labels of each class: mean over ``draws``, Student-t interval over the draws.
@@ -230,14 +277,12 @@ def few_label(
     mean_D, std_D = _statistics(train_x.float())
     variance_K, axes_DK = _principal_axes((train_x.float() - mean_D) / std_D)
     z_nK, test_tK = (((x.float() - mean_D) / std_D) @ axes_DK for x in (train_x, test_x))
-    scale_K = _scale(variance_K, FEW_LABEL_L2, num_classes)
-    zero = (z_nK.new_zeros(draws, z_nK.shape[1], num_classes), z_nK.new_zeros(draws, 1, num_classes))
     scores = {}
     for k in per_class:
         idx_Sm = rearrange(idx_SCk[:, :, :k], "S C k -> S (C k)")
-        weight, bias = _solve(z_nK[idx_Sm], train_y[idx_Sm], scale_K, zero, FEW_LABEL_L2, steps=100)
-        accuracy_S = ((test_tK @ weight + bias).argmax(-1) == test_y).double().mean(dim=-1)
-        scores[k] = _over_draws(accuracy_S.tolist(), len(test_y))
+        weight, bias = _solve(z_nK[idx_Sm], train_y[idx_Sm], variance_K, _zero(z_nK, draws, num_classes), FEW_LABEL_L2, tolerance=1e-4)
+        logits_SCt = (rearrange(weight, "S C K -> (S C) K") @ test_tK.mT).unflatten(0, (draws, num_classes)) + bias
+        scores[k] = _over_draws((logits_SCt.argmax(dim=1) == test_y).double().mean(dim=1).tolist(), len(test_y))
     return scores
 
 
@@ -260,8 +305,115 @@ def _over_draws(values: list[float], n_test: int) -> Score:
     return Score(mean, max(0.0, mean - half), min(1.0, mean + half), n_test, FEW_LABEL_L2)
 
 
-def score_features(train_x: Float[Tensor, "n D"], train_y: Int[Tensor, "n"], test_x: Float[Tensor, "t D"], test_y: Int[Tensor, "t"], generator: Generator | None = None) -> dict[str, Score]:
-    """The three scores every chapter reports: ``linear``, ``knn`` (k = 20) and ``few_label`` (10 per class)."""
-    data = (train_x, train_y, test_x, test_y)
+# Regression
+
+
+def fit_ridge(train_x: TrainX, train_y: Float[Tensor, "n T"], generator: Generator | None = None) -> LinearFit:
+    """Ridge regression in closed form, in float64; one l2 from RIDGE_GRID by mean R² on a held-out fifth."""
+    mean_D, std_D = _statistics(train_x.double())
+    y_mean_T, y_std_T = _statistics(train_y.double())
+    z_nD, y_nT = (train_x.double() - mean_D) / std_D, (train_y.double() - y_mean_T) / y_std_T
+    fit_n, held_n = _split(len(z_nD), _generator(generator), z_nD.device)
+    grid_L = z_nD.new_tensor(RIDGE_GRID)
+    error_L = (z_nD[held_n] @ _ridge(z_nD[fit_n], y_nT[fit_n], grid_L) - y_nT[held_n]).square().mean(dim=(1, 2))
+    l2 = RIDGE_GRID[int(error_L.argmin())]  # targets have variance 1 each, so least error is most mean R²
+    weight_DT = _ridge(z_nD, y_nT, grid_L.new_tensor([l2]))[0] * y_std_T
+    return LinearFit(mean_D.float(), std_D.float(), weight_DT.float(), y_mean_T.float(), l2)
+
+
+def _ridge(z_nD: Tensor, y_nT: Tensor, l2_L: Tensor) -> Tensor:
+    """Weights [L, D, T] that minimise mean squared error + l2 |weight|^2, for all l2 from one factorisation."""
+    variance_K, axes_DK = _principal_axes(z_nD)
+    response_KT = axes_DK.mT @ (z_nD.mT @ y_nT) / len(z_nD)
+    return axes_DK @ (response_KT / (variance_K + l2_L[:, None])[..., None])
+
+
+def ridge_r2(train_x: TrainX, train_y: Float[Tensor, "n T"], test_x: TestX, test_y: Float[Tensor, "t T"], generator: Generator | None = None) -> Score:
+    """R² of ridge regression, averaged over the T targets; interval bootstrapped over test samples.
+
+    Raises ValueError when a target is constant, in training or test: it has no variance to explain.
+    """
+    _check(train_x, train_y, test_x, test_y, "n D", "n T")
+    _require(train_y.shape[1] == test_y.shape[1], f"train_y has {train_y.shape[1]} targets, test_y {test_y.shape[1]}")
+    for name, y in (("train", train_y), ("test", test_y)):
+        _require(y.is_floating_point() and bool(torch.isfinite(y).all()), f"{name}_y must be finite floating point targets")
+        flat = (y == y[:1]).all(dim=0).nonzero().flatten().tolist()
+        _require(not flat, f"{name}_y is constant in target {flat[:5]}: R² is undefined there")
     generator = _generator(generator)
+    fit = fit_ridge(train_x, train_y, generator)
+    error_nT = (fit(test_x) - test_y).double().square()
+    y_nT = test_y.double() - test_y.double().mean(dim=0)
+
+    def r2(w_Rn: Tensor) -> Tensor:
+        total_RT = w_Rn @ y_nT.square() - (w_Rn @ y_nT).square() / w_Rn.sum(1, keepdim=True)
+        return (1 - w_Rn @ error_nT / total_RT).mean(dim=1)
+
+    return _bootstrap(r2, len(test_y), error_nT, generator, fit.l2)
+
+
+# Attention over tokens
+
+
+@dataclass(frozen=True)
+class AttentiveFit:
+    """H learned queries pool the tokens, one linear map reads the H pooled vectors.
+
+    This is cross-attention with a learned query: q . (W_k x) = (W_k^T q) . x, and the value map and the classifier
+    are one linear map, so keys and values are never formed for the tokens.
+    """
+
+    mean: Float[Tensor, "D"]
+    std: Float[Tensor, "D"]
+    query: Float[Tensor, "H D"]
+    weight: Float[Tensor, "H D C"]
+    bias: Float[Tensor, "C"]
+
+    def __call__(self, x: Float[Tensor, "n N D"]) -> Float[Tensor, "n C"]:
+        z_nND = (x.float() - self.mean) / self.std
+        attention_nHN = einsum(self.query, z_nND, "H D, n N D -> n H N").softmax(dim=-1)
+        return einsum(attention_nHN @ z_nND, self.weight, "n H D, H D C -> n C") + self.bias
+
+
+def fit_attentive(
+    train_x: TrainTokens, train_y: TrainY, generator: Generator | None = None,
+    heads: int = 4, epochs: int = 20, batch_size: int = 128, lr: float = 5e-3, weight_decay: float = 0.1,
+) -> AttentiveFit:  # fmt: skip
+    """AdamW with a cosine schedule; queries start random, so that heads differ, and the linear map at zero."""
+    generator, device = _generator(generator), train_x.device
+    mean_D, std_D = _statistics(train_x.float().flatten(0, 1))
+    width, num_classes = len(mean_D), int(train_y.max()) + 1
+    query_HD = torch.randn(heads, width, generator=generator, device=generator.device).to(device) / width**0.5
+    fit = AttentiveFit(mean_D, std_D, query_HD, mean_D.new_zeros(heads, width, num_classes), mean_D.new_zeros(num_classes))
+    trained = [t.requires_grad_() for t in (fit.query, fit.weight, fit.bias)]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+    batches = [
+        batch
+        for _ in range(epochs)
+        for batch in torch.randperm(len(train_x), generator=generator, device=generator.device).to(device).split(batch_size)
+    ]
+    for step, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / len(batches)))
+        loss = F.cross_entropy(fit(train_x[batch]), train_y[batch].long())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for tensor in trained:
+        tensor.requires_grad_(False)
+    return fit
+
+
+def attentive_probe(train_x: TrainTokens, train_y: TrainY, test_x: TestTokens, test_y: TestY, generator: Generator | None = None, **settings) -> Score:
+    """Accuracy of attention pooling and a linear map on frozen tokens, Wilson interval; settings of `fit_attentive`."""
+    _check(train_x, train_y, test_x, test_y, "n N D")
+    _check_labels(train_y, test_y)
+    fit = fit_attentive(train_x, train_y, generator, **settings)
+    return _accuracy(torch.cat([fit(x).argmax(-1) for x in test_x.split(1024)]), test_y)
+
+
+# For the chapters
+
+
+def score_features(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY, generator: Generator | None = None) -> dict[str, Score]:
+    """The three scores every chapter reports: ``linear``, ``knn`` (k = 20) and ``few_label`` (10 per class)."""
+    data, generator = (train_x, train_y, test_x, test_y), _generator(generator)
     return {"linear": linear_probe(*data, generator), "knn": knn_probe(*data), "few_label": few_label(*data, (10,), 10, generator)[10]}
