@@ -1,6 +1,6 @@
 """Images: Fashion-MNIST, digits, image folders; fixed splits, few labels, patches, and the cluttered canvases.
 
-Shape letters: N images, H x W pixels, S canvas side, F fragments per canvas, Q side of a source image.
+Shape letters: N images, H x W pixels, T patches of P pixels, S canvas side, F fragments per canvas.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 import einops
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from jepa_lab.data import canvases as scenes
 from jepa_lab.data.archives import DataError
 from jepa_lab.data.fetch import DATASETS, locate, origin
 
@@ -162,3 +163,80 @@ def normalise(images: UInt8[Tensor, "*shape"], stats: tuple[float, float]) -> Fl
     if not std > 0:
         raise DataError(f"cannot normalise by a standard deviation of {std}; are all pixels equal?")
     return (images.float() - 255 * mean) / (255 * std)
+
+
+@dataclass(frozen=True)
+class CanvasSet:
+    """Objects on cluttered canvases. `masks` and `boxes` (top, left, bottom, right; the last two exclusive) are exact."""
+
+    images: UInt8[Tensor, "N S S"]
+    labels: Int64[Tensor, " N"]
+    masks: Bool[Tensor, "N S S"]
+    boxes: Int64[Tensor, "N 4"]
+    scales: Float[Tensor, " N"]     # canvas pixels per source pixel
+    name: str
+    source: str
+    sha256: str                     # of the source images
+    kind: str
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, idx: Int64[Tensor, " n"], part: str = "subset") -> CanvasSet:
+        """The canvases at `idx`; `part` is added to the name."""
+        fields = {key: getattr(self, key)[idx] for key in ("images", "labels", "masks", "boxes", "scales")}
+        return replace(self, name=f"{self.name} [{part}]", **fields)
+
+
+def cluttered(image_set: ImageSet, canvas: int = 48, scale: tuple[float, float] = (0.6, 1.2), clutter: int = 4, *,
+              generator: torch.Generator, distractors: ImageSet | None = None, chunk: int = 500) -> CanvasSet:
+    """Put every image once, at a random place and scale, on a canvas of uneven light and `clutter` fragments of other images.
+
+    The order is kept: canvas i shows image i. Object, fragments and light have their own random contrast. At least 80 % of
+    every object is on its canvas; where its mask is 0 it contributes nothing. Fragments are 12 px squares of images of
+    `distractors` (default: other images of the same set). All randomness is drawn before painting, so `chunk` (canvases at a
+    time) sets the memory and nothing else. Raises `DataError`: empty image, colour images, object larger than the canvas.
+    """
+    _check_scene(image_set, distractors or image_set, canvas, scale, clutter)
+    images, others = image_set.images, (distractors or image_set).images
+    objects = scenes.draw_objects(len(images), scale, generator)
+    scenery = scenes.draw_scenery(len(images), canvas, clutter, others, generator)
+    if distractors is None:     # never a piece of oneself: the draw is a step from image i to another one
+        step_NF = scenery["which"] % (len(images) - 1) + 1
+        scenery["which"] = (torch.arange(len(images))[:, None] + step_NF) % len(images)
+    painted = torch.empty(len(images), canvas, canvas, dtype=torch.uint8)
+    masks = torch.empty(painted.shape, dtype=torch.bool)
+    for first in range(0, len(images), chunk):
+        part = slice(first, first + chunk)
+        scene_NSS = scenes.paint_scenery({key: value[part] for key, value in scenery.items()}, others, canvas)
+        here = {key: value[part] for key, value in objects.items()}
+        scene_NSS, masks[part] = scenes.paint_objects(scene_NSS, images[part], here)
+        painted[part] = (255 * scene_NSS).round().to(torch.uint8)
+    if not bool((seen := masks.flatten(1).any(1)).all()):
+        raise DataError(f"{image_set.name}: image {int((~seen).nonzero()[0])} is empty; leave it out")
+    return CanvasSet(painted, image_set.labels, masks, scenes.boxes(masks), objects["scale"],
+                     f"cluttered {image_set.name}, {canvas} px", image_set.source, image_set.sha256, "generated",
+                     image_set.classes)
+
+
+def object_crops(canvases: CanvasSet, size: int = 28) -> UInt8[Tensor, "N size size"]:
+    """Cut out each object by its exact box, made square, and bring it to `size` px: what a perfect finder would see."""
+    top, left, bottom, right = canvases.boxes.float().unbind(1)
+    zoom, side = size / torch.maximum(bottom - top, right - left), canvases.images.shape[-1]
+    rows, columns = (scenes.sampling(size / 2 - zoom * (low + high) / 2, zoom, side, size)
+                     for low, high in ((top, bottom), (left, right)))
+    cut = rows @ canvases.images.float() @ einops.rearrange(columns, "n s q -> n q s")
+    return cut.round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_scene(image_set: ImageSet, others: ImageSet, canvas: int, scale: tuple[float, float], clutter: int) -> None:
+    side = image_set.images.shape[-1]
+    for images in (image_set, others):
+        if images.images.ndim != 3 or images.images.shape[1] != images.images.shape[2] or images.images.shape[1] < scenes.MIN_SIDE:
+            raise DataError(f"cluttered canvases need square grey images of at least {scenes.MIN_SIDE} px; {images.name} "
+                            f"has {tuple(images.images.shape[1:])}")
+    if not 0 < scale[0] <= scale[1] or scale[1] * side > canvas:
+        raise DataError(f"scales {scale} of {side} px images don't fit a canvas of {canvas} px; at most {canvas / side:.2f}")
+    if clutter < 0 or len(others) < 2:
+        raise DataError(f"clutter must be 0 or more (got {clutter}) and be cut from at least 2 images (got {len(others)})")
