@@ -57,7 +57,7 @@ class Run:
         self._clock = time.perf_counter()
         self.record = {
             "chapter": chapter, "preset": preset, "seed": seed, "config": config, "config_hash": config_hash(config),
-            "git_commit": git_commit(), "code_hash": code_hash(), "versions": versions(), "device": device,
+            "git_commit": git_commit(), "code_hash": code_hash(chapter), "versions": versions(), "device": device,
             "threads": threads(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "wall_s": None, "peak_rss_mb": None, "data": [], "claims": {}, "series": {}, "values": {},
         }  # fmt: skip
@@ -186,11 +186,18 @@ def plain(config) -> dict:
     return json.loads(json.dumps(config, default=str))
 
 
-def code_hash() -> str:
-    """sha256 over every file of the package that can change a result."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in PACKAGE.rglob("*") if p.suffix in CODE_SUFFIXES):
-        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
+def code_hash(chapter: str, package: Path = PACKAGE) -> str:
+    """sha256 over every file of the package that can change this chapter's results.
+
+    Left out: ``publish/`` and the command line, which run and print results, and the other chapters' papers, which
+    this chapter's paper never imports. Tests enforce both.
+    """
+    digest, slug = hashlib.sha256(), chapter.split("_", 1)[-1]
+    for path in sorted(p for p in package.rglob("*") if p.suffix in CODE_SUFFIXES):
+        room, name = path.relative_to(package).parts[0], path.relative_to(package).as_posix()
+        if room == "publish" or name == "__main__.py" or (room == "papers" and path.stem not in (slug, "__init__")):
+            continue
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

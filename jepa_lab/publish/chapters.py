@@ -1,0 +1,69 @@
+"""Which chapters there are: notebooks/NN_slug.ipynb and, by its slug, the paper module behind it."""
+
+import importlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from jepa_lab.records import REPO
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One notebook of the book; ``name`` is its file name without the ending, e.g. 01_masking."""
+
+    name: str
+    root: Path
+
+    @property
+    def slug(self) -> str:
+        return self.name.split("_", 1)[1]
+
+    @property
+    def notebook(self) -> Path:
+        return self.root / "notebooks" / f"{self.name}.ipynb"
+
+    def paper(self) -> ModuleType | None:
+        """The module jepa_lab.papers.<slug>, or None where a chapter has none."""
+        return paper(self.slug)
+
+
+def paper(slug: str) -> ModuleType | None:
+    name = f"jepa_lab.papers.{slug}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise
+
+
+def root() -> Path:
+    """The book's checkout: the one jepa_lab lies in, else the current folder."""
+    for place in (os.environ.get("JEPA_LAB_ROOT"), REPO, Path.cwd()):
+        if place and (Path(place) / "notebooks").is_dir():
+            return Path(place)
+    raise ValueError("no notebooks/ folder here: run this inside a checkout of the book")
+
+
+def find(root: Path) -> list[Chapter]:
+    """Every chapter under root, in the book's order."""
+    names = [path.stem for path in (root / "notebooks").glob("*.ipynb")]
+    return [Chapter(name, root) for name in sorted(names) if re.fullmatch(r"\d+_\w+", name)]
+
+
+def pick(names: list[str], root: Path) -> list[Chapter]:
+    """The chapters meant by names such as 01_masking, masking, 1, or all; unknown ones raise ValueError."""
+    known = find(root)
+    if "all" in names:
+        return known
+    chosen = []
+    for name in names:
+        slug = Path(name).name.removesuffix(".ipynb").removesuffix(".py")
+        hits = [c for c in known if slug in (c.name, c.slug) or (slug.isdigit() and int(c.name.split("_")[0]) == int(slug))]
+        if not hits:
+            raise ValueError(f"no chapter {name!r}; there are: {', '.join(c.name for c in known) or 'none yet'}")
+        chosen += [c for c in hits if c not in chosen]
+    return chosen

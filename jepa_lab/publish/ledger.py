@@ -1,0 +1,102 @@
+"""The claims of every chapter beside what the run records say: for the terminal, as JSON rows, and as book pages."""
+
+from pathlib import Path
+
+from jepa_lab import claims, records
+from jepa_lab.publish.chapters import Chapter
+
+VERDICTS = ("supported", "not supported", "inconclusive")
+
+
+def rows(chapters: list[Chapter], preset: str = "laptop", root=None) -> list[dict]:
+    """One row per claim (keys: see claims.table), from the records under ``root`` (default: the committed study)."""
+    found, found_claims, prefer = [], [], {}
+    for chapter in chapters:
+        paper = chapter.paper()
+        if paper is None:
+            continue
+        found_claims += paper.CLAIMS
+        prefer[chapter.name] = records.config_hash(paper.preset(preset))
+        found += records.load(chapter.name, preset, root or chapter.root / "results")
+    return claims.table(found_claims, found, prefer)
+
+
+def rows_for_book(chapters: list[Chapter], preset: str) -> list[dict]:
+    """As ``rows``: each chapter from the committed study where it has one, else from the runs of this build."""
+    result = []
+    for chapter in chapters:
+        study = rows([chapter])
+        result += study if any(row["n_seeds"] for row in study) else rows([chapter], preset, chapter.root / "_build" / "records")
+    return result
+
+
+def text(rows: list[dict]) -> str:
+    """The table for a terminal."""
+    if not rows:
+        return "no chapter states a claim yet"
+    lines = []
+    for row in rows:
+        lines.append(f"{row['chapter']}  {row['claim_id']}: {row['statement']}")
+        paper = f"  paper {row['paper_value']} ({row['paper_source']})" if row["paper_value"] else ""
+        lines.append(f"    {row['verdict']}: {measured(row)}, margin {row['margin']:g} [{row['metric']}]{paper}")
+    counts = ", ".join(f"{sum(r['verdict'] == v for r in rows)} {v}" for v in VERDICTS)
+    return "\n".join([*lines, f"{len(rows)} claims: {counts}"])
+
+
+def measured(row: dict) -> str:
+    """'gain 0.021 [0.012, 0.030] over 5 seeds on cpu', or that nothing was measured."""
+    if not row["n_seeds"]:
+        return "not measured yet"
+    interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
+    seeds = f"{row['n_seeds']} seed{'s' * (row['n_seeds'] > 1)}"
+    return f"gain {row['mean']:.3g}{interval} over {seeds} on {row['device']} ({row['preset']})"
+
+
+def claims_table(rows: list[dict]) -> str:
+    """The claims page's table, in Markdown for a page in book/."""
+    if not rows:
+        return "No chapter states a claim yet.\n"
+    lines = [
+        "| Chapter | Claim | Paper | Ours per seed | Baseline per seed | Gain: mean [95 % interval] | Margin | Verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        paper = f"{row['paper_value']} ({row['paper_source']})" if row["paper_value"] else "no number"
+        interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
+        gain = f"{row['mean']:.3g}{interval}" if row["n_seeds"] else "not measured"
+        cells = [
+            _link(row["chapter"]), f"{row['statement']} ({row['metric']}, {row['direction']} is better)", paper,
+            _numbers(row["values"]), _numbers(row["baseline_values"]), gain, f"{row['margin']:g}",
+            f"**{row['verdict']}** ({row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)})",
+        ]  # fmt: skip
+        lines.append(_row(cells))
+    return "\n".join(lines) + "\n"
+
+
+def status_table(chapters: list[Chapter], executed: dict[str, dict], rows: list[dict]) -> str:
+    """Every notebook's last execution. ``executed`` maps chapter names to what the runner noted (cache.metadata)."""
+    if not chapters:
+        return "No chapter yet.\n"
+    lines = ["| Notebook | Preset | Seed | Executed (UTC) | Duration | Claims | Result |", "|---|---|---|---|---|---|---|"]
+    for chapter in chapters:
+        noted, own = executed.get(chapter.name, {}), [r["verdict"] for r in rows if r["chapter"] == chapter.name]
+        counts = ", ".join(f"{own.count(v)} {v}" for v in VERDICTS if v in own) or "none stated"
+        if noted:
+            when = noted["executed"][:16].replace("T", " ")
+            cells = [_link(chapter.name), noted["preset"], str(noted["seed"]), when, f"{noted['seconds']:.0f} s", counts, "ran to its end"]
+        else:
+            cells = [f"`{chapter.name}`", "", "", "", "", counts, "not run"]
+        lines.append(_row(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _link(chapter: str) -> str:
+    return f"[{chapter}](../notebooks/{chapter}.ipynb)"
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{v:.3g}" for v in values) or "none"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
