@@ -6,6 +6,7 @@ from jepa_lab import claims, records
 from jepa_lab.publish.chapters import Chapter
 
 VERDICTS = ("supported", "not supported", "inconclusive")
+SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not by colour alone
 
 
 def rows(chapters: list[Chapter], preset: str = "laptop", root=None) -> list[dict]:
@@ -67,7 +68,7 @@ def claims_table(rows: list[dict]) -> str:
         cells = [
             _link(row["chapter"]), f"{row['statement']} ({row['metric']}, {row['direction']} is better)", paper,
             _numbers(row["values"]), _numbers(row["baseline_values"]), gain, f"{row['margin']:g}",
-            f"**{row['verdict']}** ({row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)})",
+            f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}",
         ]  # fmt: skip
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
@@ -92,6 +93,10 @@ def status_table(chapters: list[Chapter], executed: dict[str, dict], rows: list[
 
 def _link(chapter: str) -> str:
     return f"[{chapter}](../notebooks/{chapter}.ipynb)"
+
+
+def _mark(verdict: str) -> str:
+    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
 
 
 def _numbers(values: list[float]) -> str:
