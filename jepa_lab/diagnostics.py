@@ -6,13 +6,12 @@ Inf in the features come out as NaN; `panel` refuses them. Eigenvalues come from
 float64: as exact as an SVD of float32 features, and faster. Meant for widths up to about 1,000.
 
     metric           collapsed to a point    healthy                 unchanged by
-    feature_std      0                       about 1 after a norm    rotation*, shift
-    target_variance  0                       up to 1 after a norm    rotation, shift
-    cosine_to_mean   1                       well below 1            rotation, scale
-    rankme           1                       a good share of D       rotation, scale
-    lidar            1                       a good share of D       rotation, shift
-    alpha_req        5 and more              about 1                 rotation, shift, scale
-    (* up to the mean of roots, which is not the root of the mean)
+    feature_std      0                       about 1 after a norm    shift
+    target_variance  0                       up to 1 after a norm    shift, rotation
+    cosine_to_mean   1                       well below 1            scale, rotation
+    rankme           1                       a good share of D       scale, rotation
+    lidar            1                       a good share of D       shift, rotation
+    alpha_req        5 and more              about 1                 shift, rotation, scale
 
 Shapes: n samples, q views of each, D width.
 """
