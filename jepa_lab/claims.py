@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 MIN_SEEDS = 3
 CONFIDENCE = 0.95
@@ -58,7 +59,7 @@ class Verdict:
     verdict: str
 
 
-def judge(values: Sequence[float], baselines: Sequence[float], direction: str, margin: float) -> Verdict:
+def judge(values: Sequence[SupportsFloat], baselines: Sequence[SupportsFloat], direction: str, margin: float) -> Verdict:
     """The one verdict rule (see the module's docstring), on values and baselines paired by seed.
 
     Raises ValueError for unpaired or non-finite numbers.

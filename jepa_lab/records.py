@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import SupportsFloat
 
 from jepa_lab.claims import Claim
 
@@ -72,7 +73,7 @@ class Run:
             raise ValueError(f"data kind must be one of {', '.join(KINDS)}, not {kind!r}")
         self.record["data"].append({"name": name, "source": source, "sha256": sha256, "kind": kind})
 
-    def claim(self, id: str, *, value: float, baseline: float) -> None:
+    def claim(self, id: str, *, value: SupportsFloat, baseline: SupportsFloat) -> None:
         """Sets this run's measurement for a claim and for what it is compared with."""
         if id not in self.claims:
             raise ValueError(f"unknown claim {id!r}; this chapter has: {', '.join(self.claims) or 'none'}")
@@ -81,7 +82,7 @@ class Run:
             "baseline": _finite(baseline, f"claim {id!r}: baseline"),
         }
 
-    def series(self, name: str, x: Iterable[float], y: Iterable[float]) -> None:
+    def series(self, name: str, x: Iterable, y: Iterable) -> None:
         """Keeps a curve for the plots: at most 200 points (first and last stay), 6 digits; NaN and inf become null."""
         x, y = _numbers(x), _numbers(y)
         if len(x) != len(y):
@@ -91,7 +92,7 @@ class Run:
             keep = [round(i * (len(x) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)]
         self.record["series"][name] = {"x": [_short(x[i]) for i in keep], "y": [_short(y[i]) for i in keep]}
 
-    def value(self, name: str, number: float) -> None:
+    def value(self, name: str, number: SupportsFloat) -> None:
         """Keeps one named number."""
         self.record["values"][name] = _finite(number, f"value {name!r}")
 
@@ -255,14 +256,14 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def _finite(number, what: str) -> float:
+def _finite(number: SupportsFloat, what: str) -> float:
     number = float(number)
     if not math.isfinite(number):
         raise ValueError(f"{what} is {number}: a record holds finite numbers")
     return number
 
 
-def _numbers(values: Iterable[float]) -> list[float]:
+def _numbers(values: Iterable) -> list[float]:
     return [float(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
 
 

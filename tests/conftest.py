@@ -1,0 +1,42 @@
+"""Shared by all tests: shapes and types of jepa_lab's public functions are checked at run time here, and only here."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("jepa_lab", "beartype.beartype")  # before any test imports the package
+
+import nbformat  # noqa: E402
+import pytest  # noqa: E402
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook  # noqa: E402
+
+PARAMETERS = 'preset = "laptop"\nseed = 0\ndevice = "auto"\nout = ""\noverrides = {}'
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The checkout's root."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """A Chromium that starts. None on this machine: skipped loudly, and with CI=true a failure."""
+    from jepa_lab.publish import browser
+
+    path = browser.find()
+    if path is None:
+        message = "no Chromium starts on this machine: python -m jepa_lab.publish.browser"
+        pytest.fail(message) if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip(message)
+    return path
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A small notebook as the chapters are: title, parameters cell, then the given code cells."""
+    notebook = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    tagged = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook.cells = [new_markdown_cell("# Title"), tagged, *map(new_code_cell, cells)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
