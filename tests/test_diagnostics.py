@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_lab import diagnostics
 from jepa_lab.diagnostics import alpha_req, collapsed, cosine_to_mean, feature_std, lidar, panel, rankme, target_variance
@@ -27,15 +26,6 @@ def centred_with_spectrum(n, variances, seed=0):
     raw = torch.randn(n, len(variances), generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(raw - raw.mean(0)).Q
     return basis * (variances * (n - 1)).sqrt() @ rotation(len(variances), generator).T
-
-
-class NoReadBack(TorchDispatchMode):
-    """Fails on every operation that moves a value to the host."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        assert function not in (aten._local_scalar_dense.default, aten.nonzero.default), f"read back by {function}"
-        return function(*args, **(kwargs or {}))
 
 
 def entropy_rank(weights):
@@ -170,12 +160,11 @@ def test_panel_is_the_metrics_read_back_once():
 
 
 @pytest.mark.parametrize("metric", [*METRICS, lidar], ids=lambda m: m.__name__)
-def test_metrics_never_wait_for_the_device(metric):
+def test_metrics_never_wait_for_the_device(metric, monkeypatch):
     x = torch.randn((40, 4, 8) if metric is lidar else (40, 8))
-    with NoReadBack():
-        metric(x)
-        with pytest.raises(AssertionError, match="read back"):  # the watchman is awake
-            bool(x.sum() > 0)
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "nonzero", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} reads back"))
+    metric(x)
 
 
 @pytest.mark.parametrize("metric", [*METRICS, lidar], ids=lambda m: m.__name__)
