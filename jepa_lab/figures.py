@@ -128,15 +128,12 @@ def collapse_panel(runs: Mapping[str, Mapping[str, tuple]], title: str | None = 
     return fig.update_layout(margin=dict(t=110), legend=dict(y=1.0, yref="container", yanchor="top"))
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean and half width of its Student-t interval; half width is nan for fewer than 2 values."""
-    from scipy.stats import t
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % Student-t interval (the verdicts' own); half width is nan below 2 values."""
+    from jepa_lab.claims import judge
 
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n < 2:
-        return mean, math.nan
-    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, float(t.ppf(0.5 + level / 2, n - 1)) * sd / math.sqrt(n)
+    said = judge(values, [0.0] * len(values), "higher", 0.0)
+    return said.mean, math.nan if said.ci_high is None else said.ci_high - said.mean
 
 
 def _study_traces(arm: str, row: int, values: Sequence[float], first: bool) -> list:
