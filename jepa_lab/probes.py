@@ -67,6 +67,8 @@ def _require(ok: bool, reason: str) -> None:
 
 def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, x_axes: str = "n D", y_axes: str = "n") -> None:
     """What every probe asks of its input; labels are checked by `_check_labels`."""
+    devices = {str(t.device) for t in (train_x, train_y, test_x, test_y)}
+    _require(len(devices) == 1, f"features and labels must be on one device, got {sorted(devices)}")
     for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         for part, value, axes in (("x", x, x_axes), ("y", y, y_axes)):
             is_right = value.ndim == len(axes.split()) and 0 not in value.shape
@@ -76,8 +78,6 @@ def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, x_a
         _require(x.is_floating_point(), f"{name}_x must be floating point, got {x.dtype}")
         _require(bool(torch.isfinite(x).all()), f"{name}_x holds NaN or Inf: the encoder diverged, or its input did")
     _require(train_x.shape[1:] == test_x.shape[1:], f"train_x and test_x differ: {tuple(train_x.shape[1:])} and {tuple(test_x.shape[1:])}")
-    devices = {str(t.device) for t in (train_x, train_y, test_x, test_y)}
-    _require(len(devices) == 1, f"features and labels must be on one device, got {sorted(devices)}")
 
 
 def _check_labels(train_y: Tensor, test_y: Tensor) -> int:
@@ -197,6 +197,7 @@ def fit_linear(train_x: TrainX, train_y: TrainY, generator: Generator | None = N
     return LinearFit(mean_D, std_D, axes_DK @ weight[0].mT, bias[0, :, 0], l2)
 
 
+@torch.no_grad()
 def linear_probe(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY, generator: Generator | None = None) -> Score:
     """Accuracy of multinomial logistic regression on standardised features, Wilson interval."""
     _check(train_x, train_y, test_x, test_y)
@@ -332,6 +333,7 @@ def _ridge(z_nD: Tensor, y_nT: Tensor, l2_L: Tensor) -> Tensor:
     return axes_DK @ (response_KT / (variance_K + l2_L[:, None])[..., None])
 
 
+@torch.no_grad()
 def ridge_r2(train_x: TrainX, train_y: Float[Tensor, "n T"], test_x: TestX, test_y: Float[Tensor, "t T"], generator: Generator | None = None) -> Score:
     """R² of ridge regression, averaged over the T targets; interval bootstrapped over test samples.
 
@@ -408,12 +410,12 @@ def fit_attentive(
     return fit
 
 
+@torch.no_grad()
 def attentive_probe(train_x: TrainTokens, train_y: TrainY, test_x: TestTokens, test_y: TestY, generator: Generator | None = None, **settings) -> Score:
     """Accuracy of attention pooling and a linear map on frozen tokens, Wilson interval; settings of `fit_attentive`."""
     _check(train_x, train_y, test_x, test_y, "n N D")
     _check_labels(train_y, test_y)
     fit = fit_attentive(train_x, train_y, generator, **settings)
-    test_x = test_x.detach()
     return _accuracy(torch.cat([fit(x).argmax(-1) for x in test_x.split(1024)]), test_y)
 
 
