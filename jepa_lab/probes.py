@@ -9,13 +9,13 @@ Bad input is one ValueError: lengths or widths that differ, NaN or Inf, labels o
 set, a single class, too few samples.
 
 Shapes: n samples, N tokens of each, D width, C classes, T targets, S problems solved at once, m samples in each,
-R resamples, H attention heads, K principal axes.
+R resamples, L values of l2, H attention heads, K principal axes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from jaxtyping import Float, Integer
 from torch import Generator, Tensor
+
+from jepa_lab.scores import Score, accuracy, bootstrap, over_draws
 
 TrainX, TrainY = Float[Tensor, "n D"], Integer[Tensor, "n"]
 TestX, TestY = Float[Tensor, "t D"], Integer[Tensor, "t"]
@@ -32,18 +34,6 @@ L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # strong to weak, on mean log-los
 RIDGE_GRID = tuple(10.0**k for k in range(2, -7, -1))
 FEW_LABEL_L2 = 1e-1  # a handful of labels leaves none to choose it with; 1 to 1e-3 differ by under 2 points on pixels
 HELD_OUT = 0.2  # share of the training set that chooses l2
-Z95 = 1.959964
-
-
-@dataclass(frozen=True)
-class Score:
-    """``value`` with its 95 % interval ``low`` .. ``high`` over ``n_test`` samples; ``l2`` None where there is none."""
-
-    value: float
-    low: float
-    high: float
-    n_test: int
-    l2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,29 +100,6 @@ def _statistics(x_nD: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation; a constant feature gets std 1, so it becomes zero instead of NaN."""
     std_D, mean_D = torch.std_mean(x_nD, dim=0, correction=0)
     return mean_D, torch.where(std_D > 1e-6 * mean_D.abs().clamp_min(1e-30), std_D, 1.0)
-
-
-# Intervals
-
-
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share ``correct / n``: never empty, never outside [0, 1]."""
-    p, z = correct / n, Z95 / math.sqrt(n)
-    centre, half = p + z * z / 2, z * math.sqrt(p * (1 - p) + z * z / 4)
-    return max(0.0, (centre - half) / (1 + z * z)), min(1.0, (centre + half) / (1 + z * z))
-
-
-def _accuracy(pred_n: Tensor, test_y: Tensor, l2: float | None = None) -> Score:
-    correct, n = int((pred_n == test_y).sum()), len(test_y)
-    return Score(correct / n, *wilson(correct, n), n, l2)
-
-
-def _bootstrap(metric: Callable[[Tensor], Tensor], n: int, like: Tensor, generator: Generator, l2: float, resamples: int = 500) -> Score:
-    """Percentile interval over test samples; ``metric`` maps weights [R, n] (how often each one is drawn) to [R]."""
-    draws_Rn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(like.device)
-    weights_Rn = like.new_zeros(resamples, n).scatter_add_(1, draws_Rn, like.new_ones(1, 1).expand_as(draws_Rn))
-    low, high = torch.nanquantile(metric(weights_Rn), like.new_tensor([0.025, 0.975])).tolist()
-    return Score(float(metric(like.new_ones(1, n))), low, high, n, l2)
 
 
 # Linear
@@ -203,7 +170,7 @@ def linear_probe(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY,
     _check(train_x, train_y, test_x, test_y)
     _check_labels(train_y, test_y)
     fit = fit_linear(train_x, train_y, generator)
-    return _accuracy(fit(test_x).argmax(-1), test_y, fit.l2)
+    return accuracy(fit(test_x).argmax(-1), test_y, fit.l2)
 
 
 @torch.no_grad()
@@ -232,8 +199,8 @@ def patch_probe(
     hit_nC = count(label_nN, right_nN)
     union_nC = count(label_nN, torch.ones_like(right_nN)) + count(pred_nN, torch.ones_like(right_nN)) - hit_nC
     miou = lambda w_Rn: ((w_Rn @ hit_nC) / (w_Rn @ union_nC)).nanmean(dim=1)  # noqa: E731
-    accuracy = lambda w_Rn: w_Rn @ hit_nC.sum(1) / num_tokens / w_Rn.sum(1)  # noqa: E731
-    return {name: _bootstrap(f, len(test_x), hit_nC, generator, fit.l2) for name, f in (("miou", miou), ("accuracy", accuracy))}
+    share = lambda w_Rn: w_Rn @ hit_nC.sum(1) / num_tokens / w_Rn.sum(1)  # noqa: E731
+    return {name: bootstrap(f, len(test_x), hit_nC, generator, fit.l2) for name, f in (("miou", miou), ("accuracy", share))}
 
 
 # Nearest neighbours
@@ -257,7 +224,7 @@ def knn_probe(train_x: TrainX, train_y: TrainY, test_x: TestX, test_y: TestY, k:
         votes_tk = 1 + near_tk.values / (2 * k + 1)  # the closeness of k neighbours never outweighs one vote
         votes_tC = votes_tk.new_zeros(len(votes_tk), num_classes).scatter_add_(1, train_y.long()[near_tk.indices], votes_tk)
         pred.append(votes_tC.argmax(-1))
-    return _accuracy(torch.cat(pred), test_y)
+    return accuracy(torch.cat(pred), test_y)
 
 
 # Few labels
@@ -286,7 +253,7 @@ def few_label(
         idx_Sm = rearrange(idx_SCk[:, :, :k], "S C k -> S (C k)")
         weight, bias = _solve(z_nK[idx_Sm], train_y[idx_Sm], variance_K, _zero(z_nK, draws, num_classes), FEW_LABEL_L2, tolerance=1e-4)
         logits_SCt = (rearrange(weight, "S C K -> (S C) K") @ test_tK.mT).unflatten(0, (draws, num_classes)) + bias
-        scores[k] = _over_draws((logits_SCt.argmax(dim=1) == test_y).double().mean(dim=1).tolist(), len(test_y))
+        scores[k] = over_draws((logits_SCt.argmax(dim=1) == test_y).double().mean(dim=1).tolist(), len(test_y), FEW_LABEL_L2)
     return scores
 
 
@@ -299,14 +266,6 @@ def _draw(train_y: Tensor, num_classes: int, k: int, draws: int, generator: Gene
         keys = torch.rand(draws, len(of_class), generator=generator, device=generator.device)
         idx.append(of_class[keys.argsort(dim=1)[:, :k].to(train_y.device)])
     return torch.stack(idx, dim=1)
-
-
-def _over_draws(values: list[float], n_test: int) -> Score:
-    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
-
-    n, mean = len(values), math.fsum(values) / len(values)
-    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return Score(mean, max(0.0, mean - half), min(1.0, mean + half), n_test, FEW_LABEL_L2)
 
 
 # Regression
@@ -354,7 +313,7 @@ def ridge_r2(train_x: TrainX, train_y: Float[Tensor, "n T"], test_x: TestX, test
         total_RT = w_Rn @ y_nT.square() - (w_Rn @ y_nT).square() / w_Rn.sum(1, keepdim=True)
         return (1 - w_Rn @ error_nT / total_RT).mean(dim=1)
 
-    return _bootstrap(r2, len(test_y), error_nT, generator, fit.l2)
+    return bootstrap(r2, len(test_y), error_nT, generator, fit.l2)
 
 
 # Attention over tokens
@@ -416,7 +375,7 @@ def attentive_probe(train_x: TrainTokens, train_y: TrainY, test_x: TestTokens, t
     _check(train_x, train_y, test_x, test_y, "n N D")
     _check_labels(train_y, test_y)
     fit = fit_attentive(train_x, train_y, generator, **settings)
-    return _accuracy(torch.cat([fit(x).argmax(-1) for x in test_x.split(1024)]), test_y)
+    return accuracy(torch.cat([fit(x).argmax(-1) for x in test_x.split(1024)]), test_y)
 
 
 # For the chapters

@@ -245,12 +245,16 @@ def test_the_alarm_names_features_that_shrink_to_zero_without_losing_directions(
 def test_each_threshold_decides_at_its_own_value():
     healthy = {"feature_std": 1.0, "cosine_to_mean": 0.1, "rankme": 30.0, "rank_share": 0.5}
     assert collapsed(healthy) is None
-    for name, limit, bad_side in (
-        ("feature_std", diagnostics.MIN_STD, 0.99),
-        ("cosine_to_mean", diagnostics.MAX_COSINE, 1.00001),
-        ("rankme", diagnostics.MIN_RANK, 0.99),
-        ("rank_share", diagnostics.MIN_RANK_SHARE, 0.99),
-    ):
+    for name, limit, bad_side in (("feature_std", diagnostics.MIN_STD, 0.99), ("cosine_to_mean", diagnostics.MAX_COSINE, 1.00001)):
         assert collapsed(healthy | {name: limit}) is None
         assert collapsed(healthy | {name: limit * bad_side}) is not None
         assert collapsed(healthy | {name: math.nan}) is not None
+    assert collapsed(healthy | {"rankme": math.nan}) is not None
+
+
+@pytest.mark.parametrize(("width", "limit"), [(4, 2.0), (32, 2.0), (64, 3.2), (96, 4.0), (1280, 4.0)])
+def test_the_rank_limit_grows_with_the_width_between_two_and_four(width, limit):
+    def alarm(rank):
+        return collapsed({"feature_std": 1.0, "cosine_to_mean": 0.1, "rankme": rank, "rank_share": rank / width})
+
+    assert alarm(limit * 1.01) is None and f"below {limit}" in alarm(limit * 0.99)

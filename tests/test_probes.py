@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_lab import probes
+from jepa_lab import probes, scores
 from jepa_lab.probes import attentive_probe, few_label, knn_probe, linear_probe, patch_probe, ridge_r2, score_features
 
 
@@ -129,12 +129,12 @@ def test_patch_scores_equal_a_count_over_all_tokens(monkeypatch):
     fits, fit_linear = [], probes.fit_linear
     monkeypatch.setattr(probes, "fit_linear", lambda *a, **k: fits.append(fit_linear(*a, **k)) or fits[-1])
     (x, y), (t, u) = dense(60), dense(30, seed=3)
-    scores = patch_probe(x, y, t, u)
+    found = patch_probe(x, y, t, u)
     pred = fits[0](t).argmax(-1)
     iou = [int(((pred == c) & (u == c)).sum()) / int(((pred == c) | (u == c)).sum()) for c in range(3)]
-    assert scores["miou"].value == pytest.approx(sum(iou) / 3)
-    assert scores["accuracy"].value == pytest.approx(float((pred == u).float().mean()))
-    for score in scores.values():
+    assert found["miou"].value == pytest.approx(sum(iou) / 3)
+    assert found["accuracy"].value == pytest.approx(float((pred == u).float().mean()))
+    for score in found.values():
         assert score.low < score.value < score.high and score.n_test == 30
 
 
@@ -249,10 +249,10 @@ def test_draws_solved_together_equal_draws_solved_alone():
 
 def test_more_labels_help_and_the_interval_over_draws_is_students():
     (x, y), (t, u) = blobs(400, spread=2.5), blobs(300, spread=2.5, seed=1)
-    scores = few_label(x, y, t, u, per_class=(1, 5, 50))
-    assert scores[1].value < scores[5].value < scores[50].value
-    assert all(s.low < s.value < s.high for s in scores.values())
-    known = probes._over_draws([0.5, 0.6, 0.7], 10)
+    curve = few_label(x, y, t, u, per_class=(1, 5, 50))
+    assert curve[1].value < curve[5].value < curve[50].value
+    assert all(s.low < s.value < s.high for s in curve.values())
+    known = scores.over_draws([0.5, 0.6, 0.7], 10)
     assert (known.value, known.high - known.value) == (pytest.approx(0.6), pytest.approx(4.302653 * 0.1 / math.sqrt(3)))
 
 
@@ -264,12 +264,12 @@ def test_more_labels_help_and_the_interval_over_draws_is_students():
     [(5, 10, 0.236593, 0.763407), (0, 10, 0.0, 0.277533), (10, 10, 0.722467, 1.0), (820, 1000, 0.794978, 0.842573)],
 )
 def test_wilson_intervals_equal_those_of_scipy(correct, n, low, high):
-    assert probes.wilson(correct, n) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+    assert scores.wilson(correct, n) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
 
 
 def test_the_bootstrap_of_a_mean_equals_its_normal_interval():
     values = torch.randn(500, generator=seeded(), dtype=torch.float64)
-    score = probes._bootstrap(lambda w: w @ values / w.sum(1), 500, values, seeded(1), l2=0.1, resamples=4000)
+    score = scores.bootstrap(lambda w: w @ values / w.sum(1), 500, values, seeded(1), l2=0.1, resamples=4000)
     half = 1.96 * float(values.std()) / math.sqrt(500)
     assert score.value == pytest.approx(float(values.mean()))
     assert (score.high - score.low) / 2 == pytest.approx(half, rel=0.06)
