@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("jepa_lab", "beartype.beartype")  # before any test imports the package
+install_import_hook("jepa_lab", "typecheck.check")  # before any test imports the package
 
 import nbformat  # noqa: E402
 import pytest  # noqa: E402

@@ -17,12 +17,12 @@ from jepa_lab.data import fetch
 from jepa_lab.publish.chapters import Chapter
 
 
-def key(chapter: Chapter, parameters: dict, package: Path = records.PACKAGE) -> str:
+def key(chapter: Chapter, parameters: dict) -> str:
     """The content hash of one run; where the record goes ('out') does not change what it shows."""
     cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in nbformat.read(chapter.notebook, as_version=4).cells]
     study = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in _study(chapter)}
     shown = {name: value for name, value in parameters.items() if name != "out"}
-    whole = [cells, shown, records.code_hash(chapter.name, package), records.versions(), study]
+    whole = [cells, shown, records.code_hash(chapter.name, chapter.package), records.versions(), study]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

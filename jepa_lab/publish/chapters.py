@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from jepa_lab.records import REPO
+from jepa_lab.records import PACKAGE, REPO
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Chapter:
     @property
     def notebook(self) -> Path:
         return self.root / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def package(self) -> Path:
+        """The code that decides the chapter's results: the checkout's, else the installed one."""
+        return self.root / "jepa_lab" if (self.root / "jepa_lab").is_dir() else PACKAGE
 
     def paper(self) -> ModuleType | None:
         """The module jepa_lab.papers.<slug>, or None where a chapter has none."""

@@ -7,6 +7,7 @@ beside its final place and moved there when it is complete and without warnings,
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,10 +112,11 @@ def build(root: Path, preset: str, force: bool = False) -> tuple[Path, bool]:
     work.mkdir(parents=True)
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(place), "--path-output", str(work)]
     done = subprocess.run([*command, "--all", "-W", "--keep-going", "-n", "-q"], capture_output=True, text=True)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log = root / "_build" / "sphinx.log"
-    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    log.write_text(said, encoding="utf-8")
     if done.returncode or not (work / "_build" / "html" / "index.html").exists():
-        warnings = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
+        warnings = [line for line in said.splitlines() if "WARNING" in line or "ERROR" in line]
         raise ValueError("the book did not build cleanly:\n  " + "\n  ".join([*warnings[:20], f"(all of it: {log})"]))
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work / "_build" / "html", html)
