@@ -333,10 +333,8 @@ def local_windows(grid: Grid, batch_size: int, generator: Generator, *, window: 
     hidden_XA = torch.zeros_like(keys_XA, dtype=torch.bool).scatter(1, keys_XA.topk(num_hidden).indices, True)
     local = _partition(hidden_XA, num_hidden, (window, window))
 
-    def placed(cell: Tensor) -> Tensor:
-        return (top + cell // window) * grid[1] + left + cell % window
-
-    return Masks(placed(local.context_idx), placed(local.target_idx[:, 0])[:, None], grid)
+    placed = [(top + cell // window) * grid[1] + left + cell % window for cell in (local.context_idx, local.target_idx[:, 0])]
+    return Masks(placed[0], placed[1][:, None], grid)
 
 
 def _published_size(grid: Grid, u: float, scale: tuple[float, float], aspect: tuple[float, float]) -> Shape:
@@ -344,6 +342,17 @@ def _published_size(grid: Grid, u: float, scale: tuple[float, float], aspect: tu
     area = int(math.prod(grid) * (scale[0] + u * (scale[1] - scale[0])))
     ratio = aspect[0] + u * (aspect[1] - aspect[0])
     return min(round(math.sqrt(area * ratio)), grid[0] - 1), min(round(math.sqrt(area / ratio)), grid[1] - 1)
+
+
+def _published_block(grid: Grid, size: Shape, rng: random.Random) -> int:
+    """The cells of one block at a random corner, as the bits of an integer; the last corner is never drawn."""
+    top, left = (rng.randrange(side - length) for side, length in zip(grid, size, strict=True))
+    line = ((1 << size[1]) - 1) << left
+    return sum(line << (row * grid[1]) for row in range(top, top + size[0]))
+
+
+def _cells(bits: int) -> list[int]:
+    return [cell for cell in range(bits.bit_length()) if bits >> cell & 1]
 
 
 def multi_block_published(
@@ -370,26 +379,17 @@ def multi_block_published(
     _require(min(target_size) >= 1, f"a {grid[0]} x {grid[1]} grid is too small for target blocks of scale {target_scale}")
     _require(math.prod(context_size) > min_keep, f"a context block of {context_size} never keeps more than min_keep={min_keep} tokens")
 
-    def block(size: Shape) -> int:
-        """The cells of one block at a random corner, as the bits of an integer."""
-        top, left = (rng.randrange(side - length) for side, length in zip(grid, size, strict=True))
-        line = ((1 << size[1]) - 1) << left
-        return sum(line << (row * grid[1]) for row in range(top, top + size[0]))
-
-    def cells(bits: int) -> list[int]:
-        return [cell for cell in range(math.prod(grid)) if bits >> cell & 1]
-
     contexts, targets = [], []
     for _ in range(batch_size):
-        blocks = [block(target_size) for _ in range(num_targets)]
+        blocks = [_published_block(grid, target_size, rng) for _ in range(num_targets)]
         context = failures = 0
         while context.bit_count() <= min_keep:
-            context = block(context_size)
+            context = _published_block(grid, context_size, rng)
             for hidden in blocks[: max(num_targets - failures // 20, 0)]:
                 context &= ~hidden
             failures += 1
-        contexts.append(cells(context))
-        targets.append([cells(hidden) for hidden in blocks])
+        contexts.append(_cells(context))
+        targets.append([_cells(hidden) for hidden in blocks])
     shortest = min(map(len, contexts))
     context_idx = torch.tensor([context[:shortest] for context in contexts], device=generator.device)
     return Masks(context_idx, torch.tensor(targets, device=generator.device), grid)
