@@ -3,14 +3,13 @@
 Scaling and moving an upright image is separable, so one canvas is rows @ image @ columns with two small tent-filter matrices
 per object: exact bilinear sampling, smoothed when it shrinks, several times faster than `grid_sample` on a CPU.
 
-Shape letters: N objects, Q source side, S canvas side, F fragments per canvas, R fragment side in source pixels.
+Shape letters: N objects, Q source side, G = Q + 4, S canvas side, R fragment side in source pixels, K knots.
 """
 
 from __future__ import annotations
 
 import einops
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
@@ -29,11 +28,11 @@ FRAGMENT_SCALE = (0.5, 1.3) # canvas pixels per source pixel
 
 def foreground(images: UInt8[Tensor, "N Q Q"]) -> Bool[Tensor, "N Q Q"]:
     """The object's own pixels: brighter than `DARKEST`, with gaps up to 4 px closed (dark prints belong to the shirt)."""
-    mask_N1QQ = F.pad((images > DARKEST).float()[:, None], (3, 3, 3, 3))
-    for sign in (1, -1):            # grow by 2 px, then shrink by 2 px
-        for window in ((5, 1), (1, 5)):
-            mask_N1QQ = sign * F.max_pool2d(sign * mask_N1QQ, window, stride=1, padding=(window[0] // 2, window[1] // 2))
-    return mask_N1QQ[:, 0, 3:-3, 3:-3] > 0.5
+    side = images.shape[-1]
+    step_GQ = torch.arange(side + 4)[:, None] - torch.arange(side)
+    reach_GQ = ((step_GQ >= 0) & (step_GQ <= 4)).float()    # counts, by matrix products: pooling is ten times slower
+    grown_NGG = (reach_GQ @ (images > DARKEST).float() @ reach_GQ.T > 0).float()
+    return reach_GQ.T @ grown_NGG @ reach_GQ > 24.5         # all 5 x 5 neighbours are grown
 
 
 def sampling(offset: Float[Tensor, " N"], scale: Float[Tensor, " N"], source: int, canvas: int) -> Float[Tensor, "N S Q"]:

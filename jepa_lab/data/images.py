@@ -32,7 +32,7 @@ class ImageSet:
     """Labelled images in memory. `sha256` is that of the image bytes as published, before any split."""
 
     images: UInt8[Tensor, "N H W"] | UInt8[Tensor, "N H W 3"]
-    labels: Int64[Tensor, " N"]
+    labels: Int64[Tensor, " L"]     # L = N, checked below in words
     name: str
     source: str
     sha256: str
@@ -163,6 +163,62 @@ def normalise(images: UInt8[Tensor, "*shape"], stats: tuple[float, float]) -> Fl
     if not std > 0:
         raise DataError(f"cannot normalise by a standard deviation of {std}; are all pixels equal?")
     return (images.float() - 255 * mean) / (255 * std)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images on disk, one folder per class (ImageNet's layout), decoded when asked for: a map-style dataset for a DataLoader."""
+
+    paths: tuple[Path, ...]
+    labels: Int64[Tensor, " N"]
+    classes: tuple[str, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[UInt8[Tensor, "size size 3"], int]:
+        """RGB image i: its shorter side brought to `size` px, the middle square. `DataError` names a file that can't be read."""
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(self.paths[i]) as image:
+                image.draft("RGB", (self.size, self.size))      # JPEG: decode no larger than needed
+                square = ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.BICUBIC)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{self.paths[i]} is damaged or not an image ({error}); replace or remove it") from error
+        return torch.from_numpy(np.array(square)), int(self.labels[i])
+
+
+def image_folder(path: str | Path, size: int = 224) -> ImageFolder:
+    """List `path/<class>/*.{png,jpg,jpeg,webp,bmp}`: classes in the order of their names, as ImageNet's own tools have them.
+
+    Links out of `path` aren't followed. Raises `DataError`: no such folder, no classes, a class without images.
+    """
+    root, suffixes = Path(path).resolve(), {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    if not folders:
+        raise DataError(f"{path} holds no class folders; expected {path}/<class>/<image>.jpg")
+    paths, labels = [], []
+    for label, folder in enumerate(folders):
+        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.resolve().is_relative_to(root))
+        if not found:
+            raise DataError(f"the class folder {folder} holds no images ({', '.join(sorted(suffixes))}); fill or remove it")
+        paths += found
+        labels += [label] * len(found)
+    return ImageFolder(tuple(paths), torch.tensor(labels), tuple(folder.name for folder in folders), size)
+
+
+def write_image_folder(image_set: ImageSet, path: str | Path) -> Path:
+    """Write a set as `path/<label>-<class>/<index>.png`, so that `image_folder` gives it the same labels. Returns the path."""
+    from PIL import Image
+
+    for i, (image, label) in enumerate(zip(image_set.images, image_set.labels.tolist(), strict=True)):
+        name = "".join(c if c.isalnum() else "-" for c in image_set.classes[label])
+        folder = Path(path) / f"{label:04d}-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(folder / f"{i:07d}.png")
+    return Path(path)
 
 
 @dataclass(frozen=True)
