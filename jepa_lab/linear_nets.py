@@ -32,7 +32,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class Trace:
-    """What training left behind: `times` (literal) per run and `gain` ||Wbar b_i|| of every feature direction b_i."""
+    """What training left behind: `times` (literal) per run and the `gain` of every feature direction."""
 
     times: Float[Tensor, "T R"]
     gain: Float[Tensor, "T R D"]
@@ -107,6 +107,16 @@ def gradients(nets: Nets, moments: Moments, target: Float[Tensor, "R D D"] | Non
     return grads[::-1], error @ wbar.mT
 
 
+def aligned_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "D D"]) -> Float[Tensor, "R D"]:
+    """b_i^T Wbar b_i: the theory's wbar_i, for a start whose end-to-end map is diagonal."""
+    return (basis * (wbar @ basis)).sum(-2)
+
+
+def column_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "D D"]) -> Float[Tensor, "R D"]:
+    """||Wbar b_i||: how strongly a feature enters the code, wherever in it; for random starts."""
+    return (wbar @ basis).norm(dim=-2)
+
+
 def train(
     nets: Nets,
     moments: Moments | Callable[[int], Moments],
@@ -115,11 +125,12 @@ def train(
     record_every: int,
     basis: Float[Tensor, "D D"] | None = None,
     ema_decay: Float[Tensor, "R"] | None = None,
+    gain: Callable = aligned_gain,
 ) -> Trace:
     """Gradient descent (Euler steps of gradient flow) on all runs at once.
 
     `moments` is (Sxx, Syx) for population descent, or a function of the step for minibatch SGD. `basis` holds the
-    feature directions in its columns (default: the axes). With `ema_decay` the JEPA target is an exponential moving
+    feature directions in its columns (default: the axes), `gain` how their gain is read. With `ema_decay` the JEPA target is an exponential moving
     average of every layer; decay 0 is the same-weights target of the theory.
     Raises ValueError when a run diverges.
     """
@@ -128,11 +139,12 @@ def train(
     step_V = step_size[:, None, None].contiguous()
     ema = None if ema_decay is None else [w.clone() for w in nets.layers]
     weight = None if ema_decay is None else (1 - ema_decay)[:, None, None]
+    basis = torch.eye(nets.predictor.shape[-1], dtype=step_size.dtype, device=step_size.device) if basis is None else basis
     times, gains = [], []
     for step in range(num_steps + 1):
         if step % record_every == 0 or step == num_steps:
             times.append(step * step_size)
-            gains.append(_gain(nets, basis))
+            gains.append(gain(products(nets.layers)[-1], basis))
             if not bool(torch.isfinite(gains[-1]).all()):  # the only host sync, once per record
                 raise ValueError(f"a run diverged before step {step}: its step size is unstable; take a smaller one")
         if step == num_steps:
@@ -147,18 +159,13 @@ def train(
     return Trace(torch.stack(times), torch.stack(gains), nets)
 
 
-def _gain(nets: Nets, basis: Tensor | None) -> Float[Tensor, "R D"]:
-    wbar = products(nets.layers)[-1]
-    return (wbar if basis is None else wbar @ basis).norm(dim=-2)
-
-
 def crossing_time(trace: Trace, level: Float[Tensor, "#R D"]) -> Float[Tensor, "R D"]:
     """Literal time at which each gain first reaches `level`, linear between records; inf where it never does."""
     reached = trace.gain >= level
     first = reached.int().argmax(0)  # [R, D]
     before = (first - 1).clamp(min=0)
-    g0, g1 = trace.gain.gather(0, before[None])[0], trace.gain.gather(0, first[None])[0]
-    t0, t1 = trace.times.gather(0, before), trace.times.gather(0, first)
+    times = trace.times[..., None].expand_as(trace.gain)
+    (g0, g1), (t0, t1) = ([series.gather(0, at[None])[0] for at in (before, first)] for series in (trace.gain, times))
     crossed = torch.where(first > 0, t0 + (t1 - t0) * (level - g0) / (g1 - g0), t1)
     return torch.where(reached.any(0), crossed, torch.inf)
 
@@ -187,7 +194,7 @@ class Views:
         return torch.diag(self.lam / self.rho), torch.diag(self.lam)
 
     def sample(self, num_seeds: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Fresh pairs x, y Float[S, B, D]."""
+        """Fresh pairs x, y, each Float[S, B, D]."""
         shape = (4, num_seeds, batch_size, len(self.gamma))
         s, xi, n, n2 = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
         q, noise = self.signal_var.sqrt(), self.noise_var.sqrt()
@@ -202,12 +209,36 @@ def views_of(lam: Float[Tensor, "D"], rho: Float[Tensor, "D"]) -> Views:
 
 
 def minibatches(sample, seed: Int[Tensor, "R"], batch_size: int, generator: Generator) -> Callable[[int], Moments]:
-    """Minibatch SGD sees its batch only through the batch's second moments; the arms of a seed share their batches."""
+    """Second moments of fresh batches: all that SGD on these losses sees. The arms of a seed share their batches."""
     num_seeds = int(seed.max()) + 1
 
     def moments(step: int) -> Moments:
         x_SBD, y_SBD = sample(num_seeds, batch_size, generator)
         return (x_SBD.mT @ x_SBD / batch_size)[seed], (y_SBD.mT @ x_SBD / batch_size)[seed]
+
+    return moments
+
+
+def gaussian_minibatches(views: Views, seed: Int[Tensor, "R"], batch_size: int, generator: Generator) -> Callable[[int], Moments]:
+    """`minibatches` of Gaussian pairs without drawing the pairs: their second moments are Wishart distributed.
+
+    Bartlett's decomposition: B * S = C A A^T C^T with C the Cholesky factor of the covariance of (x, y), A lower
+    triangular, normals below a diagonal of chi's. Same distribution for any batch size, at the price of one sample.
+    """
+    (sxx, syx), dim, num_seeds, chunk = views.moments(), len(views.gamma), int(seed.max()) + 1, 256
+    chol = torch.linalg.cholesky(torch.cat((torch.cat((sxx, syx.mT), 1), torch.cat((syx, sxx), 1)), 0))
+    freedom = (batch_size - torch.arange(2 * dim, device=seed.device, dtype=torch.float64)).expand(chunk, num_seeds, -1)
+    held: list[Tensor] = []
+
+    def moments(step: int) -> Moments:
+        if not held:
+            normals = torch.randn(chunk, num_seeds, 2 * dim, 2 * dim, dtype=torch.float64, device=seed.device, generator=generator)
+            # the only gamma sampler of torch that takes a generator
+            chi = (2 * torch._standard_gamma(freedom / 2, generator=generator)).sqrt()
+            root = chol @ (normals.tril(-1) + torch.diag_embed(chi))
+            held.extend((root @ root.mT / batch_size).unbind())
+        both = held.pop()
+        return both[:, :dim, :dim][seed], both[:, dim:, :dim][seed]
 
     return moments
 
