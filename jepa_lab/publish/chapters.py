@@ -48,9 +48,9 @@ def paper(slug: str) -> ModuleType | None:
 def root() -> Path:
     """The book's checkout: the one jepa_lab lies in, else the current folder."""
     for place in (os.environ.get("JEPA_LAB_ROOT"), REPO, Path.cwd()):
-        if place and (Path(place) / "notebooks").is_dir():
+        if place and any((Path(place) / part).exists() for part in ("_toc.yml", "notebooks")):
             return Path(place)
-    raise ValueError("no notebooks/ folder here: run this inside a checkout of the book")
+    raise ValueError("there is no book here: run this inside a checkout (the folder with _toc.yml)")
 
 
 def find(root: Path) -> list[Chapter]:
