@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
@@ -15,10 +16,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 CHUNK = 1 << 20
+# RuntimeError is a zip's password or unknown compression; the file system errors are one name as both file and folder.
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, RuntimeError,
+          FileExistsError, NotADirectoryError, IsADirectoryError)
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill"}
 
 
@@ -61,7 +65,7 @@ def store(packed: Path, target: Path, *, sha256: str, size: int) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _content(stream: BinaryIO, packed: Path) -> Iterator[bytes]:
+def _content(stream: BufferedIOBase, packed: Path) -> Iterator[bytes]:
     try:
         while chunk := stream.read(CHUNK):
             yield chunk
@@ -72,15 +76,15 @@ def _content(stream: BinaryIO, packed: Path) -> Iterator[bytes]:
 def unpack(archive: Path, folder: Path, *, max_bytes: int = 8 << 30) -> list[Path]:
     """Unpack a tar (any compression) or zip into the new folder `folder`; returns the written files, sorted.
 
-    Refuses names that leave the folder, links that are reached through, devices, pickles, and more than `max_bytes` of
-    content; links themselves are left out. On any refusal `folder` is removed again. Raises `DataError`.
+    Refuses names that leave the folder, devices, pickles, and more than `max_bytes` of content; links are left out, so
+    nothing is written through one. On any refusal `folder` is removed again. Raises `DataError`.
     """
     folder.mkdir(parents=True)
     try:
         return sorted(_unpack(archive, folder, max_bytes))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except BROKEN as error:
         shutil.rmtree(folder)
-        raise DataError(f"{archive.name} is truncated or not an archive ({error}); fetch it again") from error
+        raise DataError(f"{archive.name} is truncated, locked or not an archive ({error}); fetch it again") from error
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -101,7 +105,7 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> Iterator[Path]:
         yield path
 
 
-def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
+def _members(archive: Path) -> Iterator[tuple[str, BufferedIOBase]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bag:
             for info in bag.infolist():

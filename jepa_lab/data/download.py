@@ -11,8 +11,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from jepa_lab.data.archives import DataError
 
@@ -50,7 +50,7 @@ def download(url: str, target: Path, check: Callable[[Path], None], *, max_bytes
 
 
 @contextlib.contextmanager
-def _claim(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def _claim(path: Path) -> Iterator[tuple[BufferedIOBase, Path]]:
     """The .part file, if no other process is writing it; else a private temporary file, which does not outlive us."""
     import fcntl    # not on Windows, where the embedded sets still work
 
@@ -75,7 +75,7 @@ def _claim(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
         raise
 
 
-def _fill(url: str, part: BinaryIO, max_bytes: int, progress: bool) -> None:
+def _fill(url: str, part: BufferedIOBase, max_bytes: int, progress: bool) -> None:
     idle = 0
     while True:
         start = part.seek(0, os.SEEK_END)
@@ -125,7 +125,7 @@ def _total(response, start: int) -> int | None:
     return int(length) if length.isdecimal() else None
 
 
-def _copy(response, part: BinaryIO, max_bytes: int, bar: bool, url: str, total: int | None) -> bool:
+def _copy(response, part: BufferedIOBase, max_bytes: int, bar: bool, url: str, total: int | None) -> bool:
     """Append the body to `part`; False when the connection broke before its end."""
     ended = False
     while True:
