@@ -171,6 +171,14 @@ def test_context_budget_is_met_by_nine_draws_in_ten():
     assert 0.87 < (open_cells >= budget).float().mean() < 0.95
 
 
+def test_the_last_resort_waits_until_all_candidates_have_failed():
+    shapes = masks.block_shapes((8, 8))
+    budget = masks.context_budget((8, 8), shapes, quantile=0.5)
+    drawn = masks.multi_block((8, 8), 2000, rng(), target_shapes=shapes, num_context=budget)
+    stacked = (drawn.target_idx == drawn.target_idx[:, :1]).flatten(1).all(1).float().mean()
+    assert stacked < 0.02, "half of the candidates fit, so all eight fail once in 256 samples"
+
+
 @repeatable
 @given(SIDE, SIDE, st.integers(1, 4), SEED)
 def test_the_largest_possible_context_is_always_delivered(rows, cols, count, seed):
@@ -222,9 +230,9 @@ def test_future_is_what_follows_the_context_after_the_gap():
 def test_bev_masks_hide_the_same_share_of_occupied_and_empty_cells(block):
     occupied = torch.rand(200, 6, 6, generator=rng(5)) < torch.linspace(0, 1, 200)[:, None, None]
     occupied = occupied.repeat_interleave(block, 1).repeat_interleave(block, 2)
-    drawn = masks.bev_cells((6 * block, 6 * block), 200, rng(), occupied=occupied, num_hidden=18 * block**2, block=block)
+    drawn = masks.bev_cells((6 * block, 6 * block), 200, rng(), occupied=occupied, num_hidden=12 * block**2, block=block)
     hidden_occupied = occupied.flatten(1).gather(1, drawn.target_idx[:, 0]).sum(1) / block**2
-    assert ((hidden_occupied - occupied.flatten(1).sum(1) / block**2 / 2).abs() <= 0.5).all()
+    assert ((hidden_occupied - occupied.flatten(1).sum(1) / block**2 / 3).abs() <= 0.5001).all()
     cells = drawn.target_idx[:, 0]
     squares = cells // (6 * block) // block * 6 + cells % (6 * block) // block
     assert all(count == block**2 for row in squares.tolist() for count in Counter(row).values())
@@ -314,9 +322,10 @@ def test_published_sampler_gives_up_a_target_rather_than_starve_the_context():
 
 
 def test_published_sampler_tries_twenty_times_before_it_lets_context_and_targets_overlap():
-    drawn = masks.multi_block_published((8, 8), 400, rng())
+    """With small context blocks a new corner helps: dropping a target at the first failure would overlap in a fifth of the samples."""
+    drawn = masks.multi_block_published((12, 12), 400, rng(), context_scale=(0.35, 0.35))
     overlaps = (drawn.context_idx[:, :, None] == drawn.target_idx.flatten(1)[:, None]).flatten(1).any(1)
-    assert overlaps.float().mean() < 0.05
+    assert overlaps.float().mean() < 0.02
 
 
 # ---- impossible requests ---------------------------------------------------------------------------
