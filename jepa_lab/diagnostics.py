@@ -123,7 +123,7 @@ def lidar(features: Float[Tensor, "n q D"], delta: float = 1e-4, eps: float = 1e
         raise ValueError(f"lidar needs at least 2 views of each sample, got {q}")
     mean_nD = reduce(x_nqD, "n q D -> n D", "mean")
     within_XD = rearrange(x_nqD - mean_nD[:, None], "n q D -> (n q) D")
-    between_DD = _moments(mean_nD)[1] * (n - 1) / n
+    between_DD = _moments(mean_nD)[1]  # its scale cancels in the rank
     within_DD = within_XD.mT @ within_XD / (n * q) + delta * torch.eye(width, dtype=x_nqD.dtype, device=x_nqD.device)
     # With S_w = L L^T, the matrix L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2.
     chol_DD, _ = torch.linalg.cholesky_ex(within_DD)

@@ -115,6 +115,13 @@ def test_knn_agrees_with_a_plain_search():
     assert knn_probe(x, y, t, u, k=7).value == pytest.approx(int(hits) / len(u))
 
 
+def test_two_far_neighbours_outvote_a_near_one_whatever_the_length_of_the_features():
+    half = torch.tensor([[1.0, 0.0], [0.3, 0.954], [0.3, -0.954]])
+    x, y = torch.cat([half, -half]), torch.tensor([1, 0, 0, 1, 1, 1])
+    assert knn_probe(x, y, torch.tensor([[100.0, 0.0]]), torch.tensor([0]), k=3).value == 1
+    assert knn_probe(x, y, torch.tensor([[100.0, 0.0]]), torch.tensor([1]), k=1).value == 1
+
+
 def test_attention_without_keys_and_values_equals_cross_attention_with_them():
     generator = seeded()
     x, query, w_key, w_value, w_out = (torch.randn(s, generator=generator) for s in ((3, 5, 8), (8,), (8, 8), (8, 8), (8, 4)))
@@ -126,8 +133,9 @@ def test_attention_without_keys_and_values_equals_cross_attention_with_them():
 
 
 def test_patch_scores_equal_a_count_over_all_tokens(monkeypatch):
-    fits, fit_linear = [], probes.fit_linear
+    fits, fit_linear, split, groups = [], probes.fit_linear, probes._split, []
     monkeypatch.setattr(probes, "fit_linear", lambda *a, **k: fits.append(fit_linear(*a, **k)) or fits[-1])
+    monkeypatch.setattr(probes, "_split", lambda *a: groups.append(a[3]) or split(*a))
     (x, y), (t, u) = dense(60), dense(30, seed=3)
     found = patch_probe(x, y, t, u)
     pred = fits[0](t).argmax(-1)
@@ -136,6 +144,14 @@ def test_patch_scores_equal_a_count_over_all_tokens(monkeypatch):
     assert found["accuracy"].value == pytest.approx(float((pred == u).float().mean()))
     for score in found.values():
         assert score.low < score.value < score.high and score.n_test == 30
+    assert groups == [6]  # an image's tokens are held out together
+
+
+def test_a_class_that_neither_occurs_nor_is_predicted_does_not_count_in_miou():
+    y = torch.arange(120).reshape(20, 6) % 3
+    x = 5.0 * F.one_hot(y, 3)
+    seen = y.clamp(max=1)
+    assert patch_probe(x, y, 5.0 * F.one_hot(seen, 3), seen)["miou"].value == 1
 
 
 # What is there is found, what is not there is not
@@ -152,6 +168,8 @@ def test_attention_finds_the_one_token_that_mean_pooling_dilutes():
     (x, y), (t, u) = tokens(800), tokens(400, seed=1)
     pooled = linear_probe(x.mean(1), y, t.mean(1), u)
     assert attentive_probe(x, y, t, u, seeded()).low > pooled.high + 0.1
+    query_HD = probes.fit_attentive(x, y, seeded(), epochs=1).query
+    assert (query_HD[0] - query_HD[1]).norm() > 0.1  # heads that start alike stay alike
 
 
 def test_labels_without_relation_score_at_chance():
@@ -166,6 +184,14 @@ def test_collapsed_features_score_at_chance_instead_of_failing():
     for score in score_features(x, y, t, u).values():
         assert score.value == pytest.approx(0.25)
     assert ridge_r2(x, torch.randn(80, 1, generator=seeded()), t, torch.randn(40, 1, generator=seeded(1))).value < 0.05
+
+
+def test_l2_is_chosen_to_generalise():
+    wide = torch.randn(100, 80, generator=seeded())  # 80 numbers, one matters: weak l2 overfits
+    assert probes.fit_linear(wide, (wide[:, 0] + torch.randn(100, generator=seeded(1)) > 0).long()).l2 >= 0.1
+    a, b = torch.randn(2, 400, generator=seeded())  # the class hides in a small difference: strong l2 misses it
+    assert probes.fit_linear(torch.stack([a, a + 0.05 * b], dim=1), (b > 0).long()).l2 <= 1e-3
+    assert probes.fit_linear(*blobs(100, spread=0.01)).l2 == max(probes.L2_GRID)  # all are right: the strongest
 
 
 # Nothing is fitted on test data
