@@ -23,7 +23,7 @@ COLLAPSE_HINTS = {
     "feature_std": "0 = collapsed",
     "rankme": "1 = collapsed",
     "lidar": "1 = collapsed",
-    "alpha_req": "large = few directions",
+    "alpha_req": "large = collapsed",
     "cosine_to_mean": "1 = collapsed",
     "target_variance": "0 = collapsed",
 }
@@ -37,8 +37,9 @@ def colour(arm: str) -> str:
 
 
 def dash(arm: str) -> str:
-    """The line dash of an arm, the second channel beside its colour."""
-    return DASHES[_seen.setdefault(arm, len(_seen)) % len(DASHES)]
+    """The line dash of an arm, the second channel beside its colour; no two of the first 32 arms share both."""
+    place = _seen.setdefault(arm, len(_seen))
+    return DASHES[(place + place // len(PALETTE)) % len(DASHES)]
 
 
 def arms(*names: str) -> None:
@@ -186,7 +187,7 @@ def claim_figure(study_values: Mapping[str, Sequence[float]], today: Mapping[str
         fig.add_trace(_marks(paper, names, "the paper", "line-ns", 0.0, 22))
     ticks = ["<br>".join(textwrap.wrap(name, 20)) for name in names]
     fig.update_xaxes(title=dict(text=y_title))
-    fig.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5], showgrid=False)
+    fig.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False)
     fig.update_layout(height=130 + 64 * len(names))
     return house(fig, description or _claim_text(study_values, today, paper or {}, names, y_title), title)
 

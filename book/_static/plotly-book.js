@@ -18,6 +18,7 @@
   }
   function mirror(colour) {
     if (!CSS.supports("color", colour)) return colour;
+    if (/^#2a3f5f$/i.test(colour)) colour = "#444444"; // the ink of plotly's own templates is a dark blue
     probe.fillStyle = "#000";
     probe.fillStyle = colour;
     const text = probe.fillStyle;
@@ -48,7 +49,7 @@
     const template = (layout.template ||= {});
     const base = (template.layout ||= {});
     base.font = { color: "#333333", ...base.font };
-    for (const name of ["xaxis", "yaxis"]) base[name] = { gridcolor: "#d8d8d8", zerolinecolor: "#c8c8c8", linecolor: "#999999", ...base[name] };
+    for (const name of ["xaxis", "yaxis"]) base[name] = { gridcolor: "#d8d8d8", zerolinecolor: "#c8c8c8", linecolor: "#999999", automargin: true, ...base[name] };
     const wall = { backgroundcolor: "#f4f4f4", gridcolor: "#cccccc", showbackground: true, zerolinecolor: "#bbbbbb" };
     base.scene ||= {};
     for (const name of ["xaxis", "yaxis", "zaxis"]) base.scene[name] = { ...wall, ...base.scene[name] };
@@ -82,7 +83,7 @@
       if (plain((layout.title || {}).text)) { // the title stands above the plot as text that wraps and can be selected
         this.title = plain(layout.title.text);
         delete layout.title;
-        layout.margin = { ...layout.margin, t: Math.min((layout.margin || {}).t ?? 40, 40) };
+        layout.margin = { ...layout.margin, t: Math.max(30, ((layout.margin || {}).t ?? ((layout.template.layout.margin || {}).t ?? 90)) - 40) };
       }
       layout.autosize = true;
       layout.uirevision = "keep"; // zoom and camera outlive a theme switch
@@ -93,6 +94,8 @@
     }
     /* Phone: smaller type, small multiples below one another. */
     narrow(layout) {
+      const margin = { ...layout.template.layout.margin, ...layout.margin };
+      layout.margin = { ...margin, l: Math.min(margin.l ?? 40, 40), r: Math.min(margin.r ?? 10, 10) }; // axes make their own room
       layout.font = { ...layout.font, size: Math.min(12, (layout.font && layout.font.size) || 12) };
       stack(layout);
     }
