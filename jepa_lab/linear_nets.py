@@ -5,15 +5,19 @@ Shapes: `R` runs (any mixture of objective, depth and seed), `S` seeds, `B` samp
 Everything is float64 and lives on the device of its inputs. Time here is literal gradient-flow time: step size * steps.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-Moments = tuple[Float[Tensor, "*R D D"], Float[Tensor, "*R D D"]]  # Sxx = E[x x^T], Syx = E[y x^T]; of all runs or each
+from jepa_lab import linear_theory as theory
+from jepa_lab.linear_data import Moments, views_of
+from jepa_lab.linear_theory import Objective
 
 
 @dataclass(frozen=True)
@@ -171,76 +175,58 @@ def crossing_time(trace: Trace, level: Float[Tensor, "#R D"]) -> Float[Tensor, "
 
 
 @dataclass(frozen=True)
-class Views:
-    """Linear data models of two related views, diagonal, Gaussian (Littwin et al.'s static and temporal models).
+class Simulation:
+    """Depths x seeds trained together: literal times, progress = gain / ideal fixed point, first crossings of `fraction`."""
 
-    x = s + n and y = s' + n' with s' = gamma s + sqrt(1 - gamma^2) q xi. gamma = 1: two noisy views of one s (static);
-    gamma < 1: two successive frames (temporal). All fields are per direction: Float[D].
+    depths: tuple[int, ...]
+    times: Float[Tensor, "T L"]
+    progress: Float[Tensor, "T L S D"]
+    critical: Float[Tensor, "L S D"]
+    trace: Trace
+
+    def own_critical(self, fraction: float) -> Float[Tensor, "L S D"]:
+        """First crossings of `fraction` of each run's own last gain, for runs whose fixed point no theory gives."""
+        crossed = crossing_time(self.trace, fraction * self.trace.gain[-1])
+        return rearrange(crossed, "(l s) d -> l s d", l=len(self.depths))
+
+
+def horizons(objective: Objective, lam: Tensor, rho: Tensor, depths: Sequence[int], eps: float, last: float) -> list[float]:
+    """Literal time by which the theory has every feature at `last` of its fixed point, per depth."""
+    return [float(theory.critical_time(objective, lam, rho, L, eps, last).max()) / L for L in depths]
+
+
+def simulate(
+    objective: Objective, lam: Float[Tensor, "D"], rho: Float[Tensor, "D"], depths: Sequence[int], generator: Generator, *,
+    eps: float, fraction: float, step_fraction: float, num_seeds: int, num_records: int,
+    init: Callable = balanced_init, horizon: Sequence[float] | None = None,
+    batches: Callable[[Int[Tensor, "R"]], Moments | Callable] | None = None, ema_memory: Sequence[float] | None = None,
+    basis: Tensor | None = None, gain: Callable = aligned_gain,
+) -> Simulation:
+    """Train depths x seeds of one objective in one tensor, each depth for its `horizon` (default: all but 2 % learned).
+
+    `batches(seed of each run)` gives moments or a function of the step; default: population descent on diagonal lam, rho.
+    `step_fraction` is step size * fastest contraction rate; all depths take as many steps as the neediest. `ema_memory`
+    (literal time, per depth) replaces the JEPA target by an EMA encoder. ValueError for what the theory refuses.
     """
-
-    gamma: Float[Tensor, "D"]
-    signal_var: Float[Tensor, "D"]  # q^2
-    noise_var: Float[Tensor, "D"]
-
-    @property
-    def lam(self) -> Float[Tensor, "D"]:
-        return self.gamma * self.signal_var
-
-    @property
-    def rho(self) -> Float[Tensor, "D"]:
-        return self.lam / (self.signal_var + self.noise_var)
-
-    def moments(self) -> Moments:
-        return torch.diag(self.lam / self.rho), torch.diag(self.lam)
-
-    def sample(self, num_seeds: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Fresh pairs x, y, each Float[S, B, D]."""
-        shape = (4, num_seeds, batch_size, len(self.gamma))
-        s, xi, n, n2 = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        q, noise = self.signal_var.sqrt(), self.noise_var.sqrt()
-        return q * s + noise * n, q * (self.gamma * s + (1 - self.gamma**2).sqrt() * xi) + noise * n2
-
-
-def views_of(lam: Float[Tensor, "D"], rho: Float[Tensor, "D"]) -> Views:
-    """The static model with given lam and rho <= 1: signal variance lam, noise variance lam / rho - lam."""
-    if bool((rho > 1).any()):
-        raise ValueError(f"two noisy views of one signal have rho <= 1; got {rho.tolist()}")
-    return Views(torch.ones_like(lam), lam, lam / rho - lam)
-
-
-def minibatches(sample, seed: Int[Tensor, "R"], batch_size: int, generator: Generator) -> Callable[[int], Moments]:
-    """Second moments of fresh batches: all that SGD on these losses sees. The arms of a seed share their batches."""
-    num_seeds = int(seed.max()) + 1
-
-    def moments(step: int) -> Moments:
-        x_SBD, y_SBD = sample(num_seeds, batch_size, generator)
-        return (x_SBD.mT @ x_SBD / batch_size)[seed], (y_SBD.mT @ x_SBD / batch_size)[seed]
-
-    return moments
-
-
-def gaussian_minibatches(views: Views, seed: Int[Tensor, "R"], batch_size: int, generator: Generator) -> Callable[[int], Moments]:
-    """`minibatches` of Gaussian pairs without drawing the pairs: their second moments are Wishart distributed.
-
-    Bartlett's decomposition: B * S = C A A^T C^T with C the Cholesky factor of the covariance of (x, y), A lower
-    triangular, normals below a diagonal of chi's. Same distribution for any batch size, at the price of one sample.
-    """
-    (sxx, syx), dim, num_seeds, chunk = views.moments(), len(views.gamma), int(seed.max()) + 1, 256
-    chol = torch.linalg.cholesky(torch.cat((torch.cat((sxx, syx.mT), 1), torch.cat((syx, sxx), 1)), 0))
-    freedom = (batch_size - torch.arange(2 * dim, device=seed.device, dtype=torch.float64)).expand(chunk, num_seeds, -1)
-    held: list[Tensor] = []
-
-    def moments(step: int) -> Moments:
-        if not held:
-            normals = torch.randn(chunk, num_seeds, 2 * dim, 2 * dim, dtype=torch.float64, device=seed.device, generator=generator)
-            # the only gamma sampler of torch that takes a generator
-            chi = (2 * torch._standard_gamma(freedom / 2, generator=generator)).sqrt()
-            root = chol @ (normals.tril(-1) + torch.diag_embed(chi))
-            held.extend((root @ root.mT / batch_size).unbind())
-        both = held.pop()
-        return both[:, :dim, :dim][seed], both[:, dim:, :dim][seed]
-
-    return moments
+    for L in depths:
+        theory.check(lam, rho, L, eps, fraction)
+    if not 0 < step_fraction < 2:
+        raise ValueError(f"step_fraction = {step_fraction:g} is unstable: it must lie between 0 and 2, where steps around the "
+                         "fixed point overshoot it for good")
+    horizon = horizon or horizons(objective, lam, rho, depths, eps, 0.98)
+    edges = [float(theory.largest_step(objective, lam, rho, L).min()) for L in depths]
+    num_steps = max(math.ceil(2 * h / (step_fraction * edge)) for h, edge in zip(horizon, edges))
+    depth = torch.tensor(depths, device=generator.device).repeat_interleave(num_seeds)
+    seed = torch.arange(num_seeds, device=generator.device).repeat(len(depths))
+    step = torch.tensor(horizon, dtype=torch.float64, device=generator.device).repeat_interleave(num_seeds) / num_steps
+    start = init(torch.full_like(depth, objective == "jepa", dtype=torch.bool), depth, seed, len(lam), eps, generator)
+    moments = (torch.diag(lam / rho), torch.diag(lam)) if batches is None else batches(seed)
+    decay = None if ema_memory is None else torch.exp(-step / torch.tensor(ema_memory, device=step.device).repeat_interleave(num_seeds))
+    trace = train(start, moments, step, num_steps, max(1, num_steps // num_records), basis, decay, gain)
+    goal = torch.stack([theory.fixed_point(objective, rho, L) for L in depths]).repeat_interleave(num_seeds, 0)
+    split = {"l": len(depths)}
+    return Simulation(tuple(depths), trace.times[:, ::num_seeds], rearrange(trace.gain / goal, "t (l s) d -> t l s d", **split),
+                      rearrange(crossing_time(trace, fraction * goal), "(l s) d -> l s d", **split), trace)
 
 
 def plain_train(nets: Nets, run: int, x_BD: Tensor, y_BD: Tensor, step_size: float, num_steps: int) -> list[Tensor]:

@@ -168,3 +168,18 @@ def diagonal_features(
     _, basis = torch.linalg.eigh(sxx / sxx.norm() + 0.6180339887 * syx / syx.norm())
     lam = (basis * (syx @ basis)).sum(0)
     return lam, lam / (basis * (sxx @ basis)).sum(0), basis
+
+
+def generalised_features(
+    sxx: Float[Tensor, "*R D D"], syx: Float[Tensor, "*R D D"]
+) -> tuple[Float[Tensor, "*R D"], Float[Tensor, "*R D"], Float[Tensor, "*R D D"]]:
+    """(lam, rho, duals) when the covariances do not commute; our extension, not the paper's. rho ascends.
+
+    Wbar's row space at a JEPA fixed point is spanned by solutions u of Syx u = rho Sxx u (|u| = 1, lam = u^T Syx u).
+    Column i of `duals` picks the coefficient of u_i: Wbar = sum_i c_i u_i^T has Wbar @ duals[:, i] = c_i.
+    """
+    whiten = torch.linalg.inv(torch.linalg.cholesky(sxx))
+    rho, turned = torch.linalg.eigh(whiten @ syx @ whiten.mT)
+    u = whiten.mT @ turned
+    u = u / u.norm(dim=-2, keepdim=True)
+    return (u * (syx @ u)).sum(-2), rho, torch.linalg.inv(u).mT
