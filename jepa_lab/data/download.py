@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import queue
 import re
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from jepa_lab.data.archives import DataError
 
-TIMEOUT_S = 5       # to connect and between two reads: a closed network is left behind in seconds, a stall is resumed
+CONNECT_S = 6       # for name, connection and first answer together: a closed network is left behind in seconds
+READ_S = 15         # between two reads; a stalled download is resumed
 TRIES = 3           # reconnections in a row that bring nothing new
 CHUNK = 1 << 16
 
@@ -103,15 +106,32 @@ def _fill(url: str, part: BufferedIOBase, max_bytes: int, progress: bool) -> Non
 
 
 def _open(url: str, start: int):
+    """The open response for `url` from byte `start` on, or a 416 error, which reads like one. Raises `SourceFailed`."""
     headers = {"User-Agent": "jepa-lab", "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    request, answer = urllib.request.Request(url, headers=headers), queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(urllib.request.urlopen(request, timeout=READ_S))
+        except Exception as error:  # noqa: BLE001  (handed on to the caller)
+            answer.put(error)
+
+    # In a thread, because a socket's time-out counts anew for each of a host's addresses and never for the name look-up.
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:
-            return error
-        raise SourceFailed(f"{url} answered {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:     # URLError is an OSError
-        raise SourceFailed(f"no connection to {url} ({getattr(error, 'reason', error)})") from error
+        got = answer.get(timeout=CONNECT_S)
+    except queue.Empty:
+        raise SourceFailed(f"no connection to {url} within {CONNECT_S} s") from None
+    match got:
+        case urllib.error.HTTPError() if got.code == 416 and start:
+            return got          # nothing after `start`
+        case urllib.error.HTTPError():
+            raise SourceFailed(f"{url} answered {got.code} {got.reason}") from got
+        case OSError() | http.client.HTTPException():
+            raise SourceFailed(f"no connection to {url} ({getattr(got, 'reason', got)})") from got
+        case Exception():
+            raise got
+    return got
 
 
 def _total(response, start: int) -> int | None:
@@ -130,7 +150,7 @@ def _copy(response, part: BufferedIOBase, max_bytes: int, bar: bool, url: str, t
     ended = False
     while True:
         try:
-            chunk = response.read(CHUNK)
+            chunk = response.read1(CHUNK)       # what is there: a stall loses nothing
         except (OSError, http.client.HTTPException):
             break
         if not chunk:
