@@ -53,7 +53,7 @@ class Visit:
         """As a reader does: screen by screen to the end; then until every plot in sight of the scroll has been drawn."""
         self.page.evaluate(
             """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight / 2) {
-                 scrollTo(0, y); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20))); } scrollTo(0, 0); }"""
+                 scrollTo({ top: y, behavior: 'instant' }); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20))); } scrollTo({ top: 0, behavior: 'instant' }); }"""
         )
         self.wait("[...document.querySelectorAll('.jl-plot')].every((p) => p.dataset.drawn || !p.offsetParent)", seconds=60)
 

@@ -16,9 +16,11 @@ REPO = Path(__file__).resolve().parent.parent
 HTML, STAGE = REPO / "_build" / "html", REPO / "_build" / "stage"
 PAGES = toc_files(REPO)
 
-# Parts of the article that are other projects' markup, each with the reason why its findings are not ours.
+# Findings in other projects' markup, each with the reason why it is not ours: (axe rule, selector of the part).
 NOT_OURS = {
-    ".jupyter-widgets": "ipywidgets' own slider handles and buttons have no name",
+    ("aria-required-children", ".citation-list"): "Sphinx marks its bibliography as a list of deprecated doc-biblioentry items",
+    ("aria-input-field-name", ".jupyter-widgets"): "ipywidgets' own slider handles have no name",
+    ("button-name", ".jupyter-widgets"): "ipywidgets' own icon buttons have no name",
 }
 # What a slider may change in a figure: data, and the texts and shapes on it.
 STATE = "(plot) => JSON.stringify([plot.querySelector('.jl-canvas').data, plot.querySelector('.jl-canvas').layout.annotations, plot.querySelector('.jl-canvas').layout.shapes])"
@@ -95,10 +97,13 @@ def test_the_theme_switch_recolours_every_plot(opened):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_in_our_content(opened, theme):
     opened.theme(theme)
-    context = {"include": [["article.bd-article"]], "exclude": [[selector] for selector in NOT_OURS]}
-    found = Axe().run(opened.page, context=context, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [f"{f['id']}: {node['target']} {node['html'][:160]}" for f in found if f["impact"] in ("serious", "critical") for node in f["nodes"]]
-    assert serious == []
+    options = {"resultTypes": ["violations"], "preload": False}  # axe would load style sheets from wrong addresses
+    found = Axe().run(opened.page, context="article.bd-article", options=options).response["violations"]
+    serious = [(fault["id"], node) for fault in found if fault["impact"] in ("serious", "critical") for node in fault["nodes"]]
+    ours = [f"{rule}: {node['html'][:200]}" for rule, node in serious if not any(
+        rule == known and opened.page.locator(node["target"][0]).first.evaluate("(e, part) => Boolean(e.closest(part))", part)
+        for known, part in NOT_OURS)]  # fmt: skip
+    assert ours == []
 
 
 def test_nothing_overflows_on_a_phone(opened):
