@@ -222,6 +222,34 @@ def test_object_contributes_nothing_outside_its_mask_and_scenery_nothing_inside(
 
 
 @settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 999), scale=st.floats(0.4, 2.0), row=st.floats(-5, 20), column=st.floats(-5, 20))
+def test_pasted_colour_is_a_mean_of_supported_pixels_only(seed, scale, row, column):
+    support = (torch.rand(1, 12, 12, generator=seeded(seed)) < 0.5).float()
+    grey = torch.where(support > 0, 0.5, 100.0)
+    rows, columns = (scenes.sampling(torch.tensor([at]), torch.tensor([scale]), 12, 24) for at in (row, column))
+    painted, mask = scenes.paste(torch.full((1, 24, 24), -1.0), grey, support, rows, columns)
+    assert torch.allclose(painted[mask], torch.tensor(0.5)) and (painted[~mask] == -1).all() and mask.any()
+
+
+def test_foreground_closes_narrow_gaps_and_ignores_scanning_noise():
+    image = torch.full((1, 12, 12), 5, dtype=torch.uint8)
+    image[0, 2:10, 1:4] = image[0, 2:10, 6:8] = image[0, 2:10, 11] = 200     # gaps of 2 and of 3 columns
+    found = scenes.foreground(image)[0]
+    assert found[5].tolist() == [False, *[True] * 7, *[False] * 3, True]
+    assert not found[:2].any() and not found[10:].any()
+
+
+def test_canvas_pixels_are_where_the_geometry_says():
+    """A bright dot at source pixel (3, 8) of an object at offset (10, 5) and scale 2 covers rows 16-17 and columns 21-22."""
+    support = torch.zeros(1, 12, 12)
+    support[0, 3, 8] = 1
+    rows, columns = (scenes.sampling(torch.tensor([at]), torch.tensor([2.0]), 12, 40) for at in (10.0, 5.0))
+    _, mask = scenes.paste(torch.zeros(1, 40, 40), support, support, rows, columns)
+    assert mask.nonzero()[:, 1:].tolist() == [[16, 21], [16, 22], [17, 21], [17, 22]]
+    assert scenes.boxes(mask).tolist() == [[16, 21, 18, 23]]
+
+
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999), scale=st.floats(0.6, 1.4), canvas=st.sampled_from([40, 48, 56]))
 def test_at_least_four_fifths_of_every_object_is_on_its_canvas(seed, scale, canvas):
     """Counted by painting the same objects again on a frame wide enough to hold what sticks out."""

@@ -3,7 +3,7 @@
 Scaling and moving an upright image is separable, so one canvas is rows @ image @ columns with two small tent-filter matrices
 per object: exact bilinear sampling, smoothed when it shrinks, several times faster than `grid_sample` on a CPU.
 
-Shape letters: N objects, Q source side, G = Q + 4, S canvas side, R fragment side in source pixels, K knots.
+Shape letters: N objects, Q source side, G = Q + 2, S canvas side, R fragment side in source pixels, K knots.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FRAGMENT_SCALE = (0.5, 1.3) # canvas pixels per source pixel
 
 
 def foreground(images: UInt8[Tensor, "N Q Q"]) -> Bool[Tensor, "N Q Q"]:
-    """The object's own pixels: brighter than `DARKEST`, with gaps up to 4 px closed (dark prints belong to the shirt)."""
+    """The object's own pixels: brighter than `DARKEST`, with gaps up to 2 px closed (a black stripe belongs to the shirt)."""
     side = images.shape[-1]
-    step_GQ = torch.arange(side + 4)[:, None] - torch.arange(side)
-    reach_GQ = ((step_GQ >= 0) & (step_GQ <= 4)).float()    # counts, by matrix products: pooling is ten times slower
+    step_GQ = torch.arange(side + 2)[:, None] - torch.arange(side)
+    reach_GQ = ((step_GQ >= 0) & (step_GQ <= 2)).float()    # counts, by matrix products: pooling is ten times slower
     grown_NGG = (reach_GQ @ (images > DARKEST).float() @ reach_GQ.T > 0).float()
-    return reach_GQ.T @ grown_NGG @ reach_GQ > 24.5         # all 5 x 5 neighbours are grown
+    return reach_GQ.T @ grown_NGG @ reach_GQ > 8.5          # all 3 x 3 neighbours are grown
 
 
 def sampling(offset: Float[Tensor, " N"], scale: Float[Tensor, " N"], source: int, canvas: int) -> Float[Tensor, "N S Q"]:
