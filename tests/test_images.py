@@ -191,7 +191,7 @@ def test_normalised_pixels_have_mean_0_and_deviation_1():
 
 # cluttered canvases
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(canvas=st.integers(40, 56), low=st.floats(0.6, 1.0), clutter=st.integers(0, 5), seed=st.integers(0, 999))
 def test_canvas_masks_boxes_and_labels_agree(canvas, low, clutter, seed):
     source = blobs(seed=seed)
@@ -204,7 +204,7 @@ def test_canvas_masks_boxes_and_labels_agree(canvas, low, clutter, seed):
         assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 999), clutter=st.integers(0, 5))
 def test_object_contributes_nothing_outside_its_mask_and_scenery_nothing_inside(seed, clutter):
     source, others = blobs(seed=seed), blobs(seed=seed + 1)
@@ -221,7 +221,7 @@ def test_object_contributes_nothing_outside_its_mask_and_scenery_nothing_inside(
     assert clutter == 0 or not torch.equal(one.images[~one.masks], new_scenery.images[~one.masks])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999), scale=st.floats(0.4, 2.0), row=st.floats(-5, 20), column=st.floats(-5, 20))
 def test_pasted_colour_is_a_mean_of_supported_pixels_only(seed, scale, row, column):
     support = (torch.rand(1, 12, 12, generator=seeded(seed)) < 0.5).float()
@@ -249,7 +249,7 @@ def test_canvas_pixels_are_where_the_geometry_says():
     assert scenes.boxes(mask).tolist() == [[16, 21, 18, 23]]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999), scale=st.floats(0.6, 1.4), canvas=st.sampled_from([40, 48, 56]))
 def test_at_least_four_fifths_of_every_object_is_on_its_canvas(seed, scale, canvas):
     """Counted by painting the same objects again on a frame wide enough to hold what sticks out."""
