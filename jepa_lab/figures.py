@@ -235,14 +235,14 @@ def with_slider(frames: Sequence[tuple[str, object]], name: str, title: str | No
     return house(out, text, title)
 
 
-BADGES = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
+SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 
 
 def badge(verdict: str) -> str:
     """A verdict as HTML: a sign and the word, so that it does not hang on colour."""
-    if verdict not in BADGES:
-        raise ValueError(f"verdict {verdict!r} is none of {', '.join(BADGES)}")
-    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{BADGES[verdict]}&nbsp;{verdict}</span>'
+    if verdict not in SIGNS:
+        raise ValueError(f"verdict {verdict!r} is none of {', '.join(SIGNS)}")
+    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
 
 
 def verdict_table(rows: Sequence[Mapping], caption: str = ""):
