@@ -352,7 +352,7 @@ def _published_block(grid: Grid, size: Shape, rng: random.Random) -> int:
 
 
 def _cells(bits: int) -> list[int]:
-    return [cell for cell in range(bits.bit_length()) if bits >> cell & 1]
+    return [cell for cell, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"]
 
 
 def multi_block_published(

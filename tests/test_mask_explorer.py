@@ -111,10 +111,12 @@ def test_statistics_figure_shows_measured_frequencies_for_each_batch_size():
     figure = explorer.statistics_figure((8, 8), batch_sizes=(2, 16), draws=64)
     assert [frame.name for frame in figure.frames] == ["2", "16"] == [step.label for step in figure.layout.sliders[0].steps]
     expected = explorer.mask_statistics(explorer.published((8, 8)), 384, 16)
-    shown = torch.tensor(figure.frames[1].data[2].z, dtype=torch.float64)
+    shown = torch.tensor([[value or 0.0 for value in line] for line in figure.frames[1].data[1].z], dtype=torch.float64)
     assert (shown / 100 - expected["context"]).abs().max() < 0.001
     assert f"{expected['context_share']:.1%}" in figure.layout.meta["description"]
-    assert (torch.tensor(figure.data[2].z)[-1] == 0).all() and (torch.tensor(figure.data[0].z) > 0).all()
+    corrected, published = figure.data[0].z, figure.data[1].z
+    assert all(value is None for value in published[-1]) and all(line[-1] is None for line in published), "never drawn stays blank"
+    assert all(value > 0 for line in corrected for value in line)
 
 
 def test_live_view_follows_its_settings_and_says_why_not():

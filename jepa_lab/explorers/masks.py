@@ -64,51 +64,54 @@ def published(grid: tuple[int, int], **settings) -> Sampler:
     return lambda batch_size, generator: masks.multi_block_published(grid, batch_size, generator, **settings)
 
 
-def _maps(panels: Sequence[tuple[str, Tensor]], title: str):
-    """Two by two heat maps of frequencies in percent; a column shares its scale, because it compares two samplers."""
+def _maps(rows: Sequence[Sequence[tuple[str, Tensor]]], tops: Sequence[float], title: str):
+    """Heat maps of frequencies in percent; a row runs from 0 to its top share, because it compares two samplers."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    fig = make_subplots(2, 2, subplot_titles=[name for name, _ in panels], horizontal_spacing=0.14, vertical_spacing=0.12)
-    for i, (name, frequency) in enumerate(panels):
-        row, col = divmod(i, 2)
-        bar = dict(title=dict(text="%"), len=0.9, thickness=12, x=0.435 if col == 0 else 1.0)
-        top = 100 * max(float(panels[col][1].max()), float(panels[col + 2][1].max()))
-        trace = go.Heatmap(
-            z=(100 * frequency).round(decimals=1).tolist(), name=name, zmin=0, zmax=top, colorscale="Cividis", colorbar=bar, showscale=row == 0,
-            xgap=1, ygap=1, hovertemplate=f"{name}<br>row %{{y}}, column %{{x}}: %{{z}} %<extra></extra>", x0=1, y0=1,
-        )  # fmt: skip
-        fig.add_trace(trace, row + 1, col + 1)
-    fig.update_yaxes(autorange="reversed", constrain="domain", showgrid=False)
-    fig.update_xaxes(constrain="domain", showgrid=False)
-    for i in range(1, 5):
-        fig.layout[f"yaxis{'' if i == 1 else i}"].scaleanchor = f"x{'' if i == 1 else i}"
-    return fig.update_layout(height=620, title=dict(text=title))
+    names = [name for row in rows for name, _ in row]
+    fig = make_subplots(2, 2, subplot_titles=names, horizontal_spacing=0.06, vertical_spacing=0.1)
+    for r, row in enumerate(rows, start=1):
+        for c, (name, frequency) in enumerate(row, start=1):
+            told = f"{name}<br>row %{{y}}, column %{{x}}: %{{z}} %<extra></extra>"
+            values = [[round(100 * f, 1) if f > 0 else None for f in line] for line in frequency.tolist()]  # None stays blank
+            fig.add_trace(go.Heatmap(z=values, name=name, coloraxis=f"coloraxis{r}", xgap=1, ygap=1, x0=1, y0=1, hovertemplate=told), r, c)
+        bar = dict(len=0.4, thickness=12, y=0.79 if r == 1 else 0.21, ticksuffix=" %", outlinewidth=0)
+        fig.update_layout({f"coloraxis{r}": dict(colorscale="Cividis", cmin=0, cmax=100 * tops[r - 1], colorbar=bar)})
+    for i in ("", "2", "3", "4"):
+        fig.layout[f"yaxis{i}"].scaleanchor = f"x{i}"
+    height, width = rows[0][0][1].shape
+    fig.update_yaxes(range=[height + 0.5, 0.5], constrain="domain", showticklabels=False, showgrid=False, zeroline=False)
+    fig.update_xaxes(range=[0.5, width + 0.5], constrain="domain", showticklabels=False, showgrid=False, zeroline=False)
+    fig.update_xaxes(title=dict(text="blank: never drawn", font=dict(size=13)), row=2, col=2)
+    fig.update_annotations(font_size=13)
+    return fig.update_layout(height=640, title=dict(text=title))
 
 
 def statistics_figure(grid: tuple[int, int] = (14, 14), batch_sizes: Sequence[int] = (8, 32, 128), draws: int = 2000):
-    """Per-position frequencies of the corrected sampler above the published one's, with a slider over images per batch.
+    """Per-position frequencies of the corrected sampler beside the published one's, with a slider over images per batch.
 
     The corrected sampler does not see the batch size, the published one loses context to it: both are drawn, not stated.
     """
     ours = mask_statistics(corrected(grid), draws)
     uncut = mask_statistics(published(grid), draws, batch_size=1)
+    theirs = {size: mask_statistics(published(grid), max(draws, 24 * size), batch_size=size) for size in batch_sizes}
+    tops = [max(float(stats[role].max()) for stats in (ours, *theirs.values())) for role in ("context", "target")]
     frames, said = [], []
-    for size in batch_sizes:
-        theirs = mask_statistics(published(grid), max(draws, 24 * size), batch_size=size)
-        panels = [
-            ("corrected: context", ours["context"]), ("corrected: target", ours["target"]),
-            ("published: context", theirs["context"]), ("published: target", theirs["target"]),
-        ]  # fmt: skip
-        text = f"published context: {uncut['context_share']:.0%} before the cut, {theirs['context_share']:.0%} after"
-        frames.append((str(size), _maps(panels, text)))
-        said.append(f"with {size} images per batch the published sampler keeps {theirs['context_share']:.1%} of the tokens as context")
+    for size, found in theirs.items():
+        rows = [[(f"{who}: {role}", stats[role]) for who, stats in (("corrected", ours), ("published", found))] for role in ("context", "target")]
+        text = f"published: context {uncut['context_share']:.0%}, after the cut {found['context_share']:.0%}"
+        frames.append((str(size), _maps(rows, tops, text)))
+        said.append(f"with {size} images per batch the published sampler keeps {found['context_share']:.1%} of the tokens as context")
     description = (
         f"Four maps of a {grid[0]} by {grid[1]} grid. The corrected sampler uses every token and keeps {ours['context_share']:.1%} as context. "
-        f"The published one never uses {theirs['never']:.1%} of the tokens, the last row and column; before the cut its context is "
+        f"The published one never uses {uncut['never']:.1%} of the tokens, the last row and column; before the cut its context is "
         f"{uncut['context_share']:.1%}; {'; '.join(said)}."
     )
-    return figures.with_slider(frames, "images per batch", description=description)
+    figure = figures.with_slider(frames, "images per batch", description=description)
+    for frame in figure.frames:
+        frame.layout = {"title": frame.layout.title}  # a frame that repeats the axes breaks the square cells
+    return figure
 
 
 # ---- the explorer in the page ----------------------------------------------------------------------
