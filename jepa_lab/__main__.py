@@ -117,7 +117,7 @@ def do_run(options) -> int:
     from jepa_lab.publish import chapters, runner
 
     given = _given(options.parameters)
-    chosen = chapters.pick(options.chapter, chapters.root())
+    chosen = chapters.in_sync(chapters.pick(options.chapter, chapters.root()))
     jobs = [runner.plan(c, options.preset, options.seed, given, device=options.device, out=options.out) for c in chosen]
     return _report(runner.run(jobs, **_pool(options)))
 
@@ -139,7 +139,7 @@ def do_batch(options) -> int:
     root = chapters.root()
     out = (options.out or root / "_build" / "records").resolve()
     jobs = batch.plan(
-        chapters.pick(options.chapter, root), options.preset, batch.seeds(options.seeds), batch.settings(options.grid),
+        chapters.in_sync(chapters.pick(options.chapter, root)), options.preset, batch.seeds(options.seeds), batch.settings(options.grid),
         device=options.device, out=out,
     )  # fmt: skip
     todo, there = batch.split(jobs, options.force)
@@ -156,7 +156,7 @@ def do_book(options) -> int:
     from jepa_lab.publish import chapters, runner, stage
 
     root = chapters.root()
-    jobs = [runner.plan(c, options.preset, options.seed, {}, device=options.device) for c in chapters.find(root)]
+    jobs = [runner.plan(c, options.preset, options.seed, {}, device=options.device) for c in chapters.in_sync(chapters.find(root))]
     code = _report([outcome for outcome in runner.run(jobs, **_pool(options)) if not outcome.ok])
     index, built = stage.build(root, options.preset, options.force)
     print(f"{index}{'' if built else ' (unchanged)'}")

@@ -58,7 +58,7 @@ def executed(tmp_path_factory):
     write_notebook(notebooks / "03_slow.ipynb", "import time", "time.sleep(60)")
     write_notebook(notebooks / "04_killed.ipynb", "import os; os.kill(os.getpid(), 9)")
     jobs = [runner.plan(c, "smoke", 3, {"pairs": "(3, 4)"} if c.slug == "good" else {}) for c in chapters.find(root)]
-    outcomes = runner.run(jobs, side_by_side=2, cell_timeout=4)
+    outcomes = runner.run(jobs, side_by_side=2, cell_timeout=6)
     return root, {outcome.job.chapter.slug: outcome for outcome in outcomes}
 
 
@@ -198,21 +198,54 @@ def test_a_notebook_without_a_plain_parameters_cell_is_refused(tmp_path, cell, s
         parameters.tagged(path)
 
 
-def test_terminating_a_run_ends_its_children_and_leaves_nothing(tmp_path):
-    write_notebook(tmp_path / "notebooks" / "01_slow.ipynb", "import time; time.sleep(300)")
-    environment = os.environ | {"JEPA_LAB_ROOT": str(tmp_path)}
+def start_slow_run(root):
+    """A run in a process of its own, in its third cell; returns it with its worker and kernel."""
+    write_notebook(root / "notebooks" / "01_slow.ipynb", "import time; time.sleep(300)")
+    environment = os.environ | {"JEPA_LAB_ROOT": str(root)}
     run = subprocess.Popen([sys.executable, "-m", "jepa_lab", "run", "all", "--preset", "smoke"], env=environment, stderr=subprocess.PIPE, text=True)
-    cell = tmp_path / "_build" / "running" / str(run.pid) / "1" / "progress.txt"
+    cell = root / "_build" / "running" / str(run.pid) / "1" / "progress.txt"
     for _ in range(600):
         if cell.exists() and cell.read_text().startswith("3 "):
             break
         time.sleep(0.1)
     family = psutil.Process(run.pid).children(recursive=True)
     assert len(family) >= 2, "worker and kernel should be running"
-    run.send_signal(signal.SIGTERM)
+    return run, family
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_ends_its_children_and_leaves_nothing(tmp_path, sent):
+    run, family = start_slow_run(tmp_path)
+    run.send_signal(sent)
     assert run.wait(30) == 130 and "nothing half-written" in run.stderr.read()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == [] and [p for p in (tmp_path / "_build").rglob("*") if p.is_file()] == []
+
+
+def test_children_of_a_killed_run_end_and_the_next_run_clears_up(tmp_path):
+    run, family = start_slow_run(tmp_path)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == [] and list((tmp_path / "_build" / "running").iterdir()) != []
+    write_notebook(tmp_path / "notebooks" / "01_slow.ipynb", "1")
+    (outcome,) = runner.run([runner.plan(chapters.Chapter("01_slow", tmp_path), "smoke", 0, {})])
+    assert outcome.ok and list((tmp_path / "_build" / "running").iterdir()) == []
+
+
+def test_the_watchdog_ends_a_worker_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "GRACE", 1)
+    write_notebook(tmp_path / "notebooks" / "01_hang.ipynb", "import os, signal, time", "os.kill(os.getppid(), signal.SIGSTOP); time.sleep(300)")
+    (outcome,) = runner.run([runner.plan(chapters.Chapter("01_hang", tmp_path), "smoke", 0, {})], cell_timeout=3)
+    assert outcome.status == "died" and outcome.message.startswith("01_hang failed in cell 4 (os.kill(os.getppid(), signal.SIGSTOP)")
+    assert "no sign of life" in outcome.message
+
+
+def test_a_script_that_was_edited_alone_is_not_run(tmp_path):
+    write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", "print(1)")
+    (tmp_path / "notebooks" / "01_tiny.py").write_text("# %%\nprint(2)\n")
+    with pytest.raises(ValueError, match="jupytext --sync"):
+        chapters.in_sync(chapters.find(tmp_path))
 
 
 def test_a_batch_resumes_and_retries_a_run_whose_process_died(tmp_path, paper, monkeypatch, capsys):

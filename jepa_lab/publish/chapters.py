@@ -72,3 +72,17 @@ def pick(names: list[str], root: Path) -> list[Chapter]:
             raise ValueError(f"no chapter {name!r}; there are: {', '.join(c.name for c in known) or 'none yet'}")
         chosen += [c for c in hits if c not in chosen]
     return chosen
+
+
+def in_sync(chapters: list[Chapter]) -> list[Chapter]:
+    """The same chapters; ValueError when a script was edited and its notebook, which is what runs, was not."""
+    import jupytext
+    import nbformat
+
+    for chapter in chapters:
+        script = chapter.notebook.with_suffix(".py")
+        if script.exists():
+            says, runs = ([(c.cell_type, c.source) for c in n.cells] for n in (jupytext.read(script), nbformat.read(chapter.notebook, as_version=4)))
+            if says != runs:
+                raise ValueError(f"{script.name} and {chapter.notebook.name} differ: jupytext --sync {script}")
+    return chapters

@@ -35,7 +35,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One notebook with everything that decides its outputs; ``output`` None keeps no executed notebook."""
+    """One notebook with everything that decides its outputs. Without ``keep`` only a failed one is kept."""
 
     chapter: Chapter
     preset: str
@@ -43,12 +43,12 @@ class Job:
     parameters: dict
     record: Path | None  # where the paper's record will lie
     output: Path
-    command: str
+    command: str  # runs the same again
     keep: bool = True
 
     @property
     def name(self) -> str:
-        return self.output.stem
+        return self.chapter.name if self.keep else f"{self.chapter.name}/{self.output.stem}"
 
     @property
     def failed(self) -> Path:
