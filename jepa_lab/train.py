@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -199,7 +200,7 @@ def fit(
         recent.append((loss.detach(), update(run, loss, cfg)))
         run.step += 1
         if run.step % cfg.log_every == 0 or run.step == cfg.num_steps:  # the only place that waits for the device
-            log(run, recent, cfg, watch, to_batch)
+            log(run, recent, cfg, watch, to_batch, sampler)
             recent.clear()
             bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4f}")
         if checkpoint and save_every and (run.step % save_every == 0 or run.step == cfg.num_steps):
@@ -207,9 +208,9 @@ def fit(
     return run
 
 
-def log(run: Run, recent: list[tuple[Tensor, Tensor]], cfg: Config, watch: Tensor | None, to_batch: Callable) -> None:
+def log(run: Run, recent: list, cfg: Config, watch: Tensor | None, to_batch: Callable, sampler: Sampler) -> None:
     """Read back the losses since the last call, count bad steps, measure the collapse panel."""
-    losses, oks = torch.stack([r[0] for r in recent]), torch.stack([r[1] for r in recent])
+    losses, oks = (torch.stack(column) for column in zip(*recent))
     run.bad_steps += int((~oks).sum())
     if run.bad_steps > cfg.max_bad_steps:
         raise RuntimeError(
@@ -218,9 +219,24 @@ def log(run: Run, recent: list[tuple[Tensor, Tensor]], cfg: Config, watch: Tenso
         )
     row = {"step": run.step, "loss": float(losses[oks].mean())}
     if watch is not None:
-        row |= diagnostics.panel(embed(run.model.target_encoder, watch, to_batch))
+        target_encoder = run.model.target_encoder
+        row |= diagnostics.panel(embed(target_encoder, watch, to_batch), visible_views(target_encoder, watch, to_batch, sampler))
     for name, value in row.items():
-        run.history.setdefault(name, []).append(float(value))
+        run.history.setdefault(name, []).append(value)
+
+
+@torch.no_grad()
+def visible_views(
+    encoder: Encoder, patches: Shaped[Tensor, "n N P"], to_batch: Callable[[Tensor], Tensor], sampler: Sampler,
+    num_samples: int = 256, num_views: int = 4,
+) -> Float[Tensor, "n q D"]:  # fmt: skip
+    """Features of several partial views of each sample, for LiDAR: what masking leaves visible, drawn q times.
+
+    The draws are the same at every call and come from a generator of their own, so watching changes no training.
+    """
+    batch_BNP = to_batch(patches[:num_samples]).repeat_interleave(num_views, dim=0)
+    masks = sampler(len(batch_BNP), torch.Generator(patches.device).manual_seed(0))
+    return rearrange(encoder(batch_BNP, masks.context_idx).mean(dim=1), "(n q) d -> n q d", q=num_views)
 
 
 @torch.no_grad()
