@@ -48,6 +48,7 @@
   function withDefaults(layout) {
     const template = (layout.template ||= {});
     const base = (template.layout ||= {});
+    base.margin = { l: 10, r: 10, t: 40, b: 10, ...base.margin };
     base.font = { color: "#333333", ...base.font };
     for (const name of ["xaxis", "yaxis"]) base[name] = { gridcolor: "#d8d8d8", zerolinecolor: "#c8c8c8", linecolor: "#999999", automargin: true, ...base[name] };
     const wall = { backgroundcolor: "#f4f4f4", gridcolor: "#cccccc", showbackground: true, zerolinecolor: "#bbbbbb" };
