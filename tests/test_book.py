@@ -48,12 +48,12 @@ def test_a_page_with_a_broken_link_stops_the_build_and_keeps_the_old_book(tmp_pa
 
 
 def test_the_claims_table_shows_values_margin_and_verdict():
-    lines = ledger.claims_table([ROW]).splitlines()
+    lines = ledger.claims_table([ROW], {("01_tiny", "probe"): "raw pixels"}).splitlines()
     assert len(lines) == 3 and lines[0].count("|") == lines[1].count("|") == lines[2].replace("\\|", "").count("|")
-    for part in ("[01_tiny](../notebooks/01_tiny.ipynb)", "a \\| b", "81 (table 1)", "0.9, 0.8, 0.85", "0.35 [0.23, 0.47]", "0.01", "supported"):
+    for part in ("[01_tiny](../notebooks/01_tiny.ipynb)", "a \\| b", "81 (table 1)", "0.9, 0.8, 0.85", "raw pixels: 0.5, 0.5, 0.5", "0.35 [0.23, 0.47]", "0.01", "supported"):
         assert part in lines[2]
     unmeasured = ROW | {"values": [], "baseline_values": [], "mean": None, "ci_low": None, "ci_high": None, "n_seeds": 0, "preset": None, "device": None, "verdict": "inconclusive"}
-    assert "not measured" in ledger.claims_table([unmeasured]) and "not measured yet" in ledger.text([unmeasured])
+    assert "not measured" in ledger.claims_table([unmeasured], {}) and "not measured yet" in ledger.text([unmeasured])
 
 
 def test_the_status_table_counts_verdicts_and_admits_what_was_not_run(tmp_path):

@@ -289,6 +289,18 @@ def test_time_left_shares_the_work_but_never_below_the_longest_job():
     assert progress.seconds_left() == pytest.approx(100, abs=1)
     progress.left.pop(1)
     assert progress.seconds_left() == pytest.approx(20, abs=1)
+
+
+def test_a_finished_run_teaches_how_long_its_like_take(tmp_path):
+    progress = Progress(side_by_side=1, stream=io.StringIO())
+    progress.begin({1: 300.0, 2: 300.0, 3: 50.0}, 0, {1: "a", 2: "a", 3: "b"})
+    progress.started(1, "a/0")
+    job = runner.plan(chapters.Chapter("01_tiny", write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb").parent.parent), "smoke", 0, {})
+    progress.finished(1, runner.Outcome(job, "done", 10.0))
+    assert progress.seconds_left() == 60
+
+
+def test_durations_are_written_for_people():
     assert [clock(s) for s in (5, 75, 3700)] == ["5 s", "1 min 15 s", "1 h 01 min"]
 
 

@@ -53,7 +53,13 @@ def measured(row: dict) -> str:
     return f"gain {row['mean']:.3g}{interval} over {seeds} on {row['device']} ({row['preset']})"
 
 
-def claims_table(rows: list[dict]) -> str:
+def baselines(chapters: list[Chapter]) -> dict[tuple[str, str], str]:
+    """What each claim is compared with: {(chapter, claim id): words}."""
+    papers = [chapter.paper() for chapter in chapters]
+    return {(claim.chapter, claim.id): claim.baseline for paper in papers if paper for claim in paper.CLAIMS}
+
+
+def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str:
     """The claims page's table, in Markdown for a page in book/."""
     if not rows:
         return "No chapter states a claim yet.\n"
@@ -63,11 +69,12 @@ def claims_table(rows: list[dict]) -> str:
     ]
     for row in rows:
         paper = f"{row['paper_value']} ({row['paper_source']})" if row["paper_value"] else "no number"
+        against = baselines.get((row["chapter"], row["claim_id"]))
         interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
         gain = f"{row['mean']:.3g}{interval}" if row["n_seeds"] else "not measured"
         cells = [
             _link(row["chapter"]), f"{row['statement']} ({row['metric']}, {row['direction']} is better)", paper,
-            _numbers(row["values"]), _numbers(row["baseline_values"]), gain, f"{row['margin']:g}",
+            _numbers(row["values"]), ": ".join(filter(None, [against, _numbers(row["baseline_values"])])), gain, f"{row['margin']:g}",
             f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}",
         ]  # fmt: skip
         lines.append(_row(cells))

@@ -10,10 +10,11 @@ class Progress:
     def __init__(self, side_by_side: int = 1, stream=None):
         self.side_by_side, self.stream = max(1, side_by_side), stream or sys.stderr
         self.tty = self.stream.isatty()
-        self.left, self.begun, self.names, self.total, self._drawn = {}, {}, {}, 0, 0.0
+        self.left, self.begun, self.names, self.alike, self.total, self._drawn = {}, {}, {}, {}, 0, 0.0
 
-    def begin(self, expected: dict[int, float], cached: int = 0) -> None:
-        self.left, self.total = dict(expected), len(expected)
+    def begin(self, expected: dict[int, float], cached: int = 0, alike: dict | None = None) -> None:
+        """``expected`` seconds per job; jobs with equal ``alike`` take about equally long, so one teaches the others."""
+        self.left, self.total, self.alike = dict(expected), len(expected), alike or {}
         if cached:
             self._line(f"{cached} unchanged, not run again")
         if expected:
@@ -27,6 +28,8 @@ class Progress:
     def finished(self, job: int, outcome) -> None:
         self.left.pop(job, None)
         self.begun.pop(job, None)
+        if outcome.ok and job in self.alike:
+            self.left.update({other: outcome.seconds for other in self.left if self.alike.get(other) == self.alike[job]})
         word = "finished" if outcome.ok else "FAILED  "
         done = self.total - len(self.left)
         self._line(f"{word} {self.names[job]} in {clock(outcome.seconds)}  [{done}/{self.total}, about {clock(self.seconds_left())} left]")

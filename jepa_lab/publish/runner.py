@@ -89,7 +89,8 @@ def run(jobs: list[Job], *, side_by_side=2, threads=1, cell_timeout=None, start_
     stale = [job for job in jobs if force or not job.keep or not cache.fresh(job.output, cache.key(job.chapter, job.parameters))]
     outcomes = [Outcome(job, "cached") for job in jobs if job not in stale]
     progress = progress or Progress(side_by_side)
-    progress.begin({id(job): expected_seconds(job) for job in stale}, cached=len(outcomes))
+    alike = {id(job): (job.chapter.name, job.preset) for job in stale}
+    progress.begin({id(job): expected_seconds(job) for job in stale}, len(outcomes), alike)
     with _workplace(jobs) as place, _terminate_as_interrupt():
         waiting, running = list(stale), []
         try:

@@ -58,7 +58,7 @@ def stage(root: Path, preset: str) -> Path:
     noted = {chapter.name: cache.metadata(executed / f"{chapter.name}.ipynb") for chapter in chapters}
     generated = place / "book" / "_generated"
     generated.mkdir()
-    (generated / "claims_table.md").write_text(ledger.claims_table(rows), encoding="utf-8")
+    (generated / "claims_table.md").write_text(ledger.claims_table(rows, ledger.baselines(chapters)), encoding="utf-8")
     (generated / "status_table.md").write_text(ledger.status_table(chapters, noted, rows), encoding="utf-8")
     return place
 
