@@ -32,6 +32,7 @@ def served(folder: Path):
 
 @contextmanager
 def chromium(path: str):
+    """A browser for the tests of one file: Playwright's plain API allows one at a time in a process, so close it after."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

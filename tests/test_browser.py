@@ -27,13 +27,13 @@ STATE = "(plot) => JSON.stringify([plot.querySelector('.jl-canvas').data, plot.q
 INK = "(plot) => getComputedStyle(plot.querySelector('.xtick text, .ytick text, .legendtext, .gtitle, .annotation-text, svg text')).fill"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(browser_path):
     with chromium(browser_path) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base():
     if not (HTML / "index.html").exists():
         pytest.fail("there is no built book in _build/html: run  make book PRESET=smoke")
