@@ -56,7 +56,7 @@ def minibatches(sample, seed: Int[Tensor, "R"], batch_size: int, generator: Gene
     """Second moments of fresh batches: all that SGD on these losses sees. The arms of a seed share their batches."""
     num_seeds = int(seed.max()) + 1
 
-    def moments(step: int) -> Moments:
+    def moments(step):
         x_SBD, y_SBD = sample(num_seeds, batch_size, generator)
         return (x_SBD.mT @ x_SBD / batch_size)[seed], (y_SBD.mT @ x_SBD / batch_size)[seed]
 
@@ -74,7 +74,7 @@ def gaussian_minibatches(views: Views, seed: Int[Tensor, "R"], batch_size: int, 
     freedom = (batch_size - torch.arange(2 * dim, device=seed.device, dtype=torch.float64)).expand(chunk, num_seeds, -1)
     held: list[Tensor] = []
 
-    def moments(step: int) -> Moments:
+    def moments(step):
         if not held:
             normals = torch.randn(chunk, num_seeds, 2 * dim, 2 * dim, dtype=torch.float64, device=seed.device, generator=generator)
             # the only gamma sampler of torch that takes a generator

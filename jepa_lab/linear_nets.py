@@ -96,6 +96,10 @@ def gradients(nets: Nets, moments: Moments, target: Float[Tensor, "R D D"] | Non
     to y. The stop-gradient is nothing but leaving that map out of the differentiation. `target` replaces Wbar there
     (an EMA encoder).
     """
+    return _gradients(nets, moments, target)
+
+
+def _gradients(nets, moments, target):  # the hot path; without annotations, so that the test suite checks shapes once, not per step
     sxx, syx = moments
     below = products(nets.layers)
     wbar = below[-1]
@@ -103,7 +107,7 @@ def gradients(nets: Nets, moments: Moments, target: Float[Tensor, "R D D"] | Non
     applied_to_y = torch.where(nets.jepa[:, None, None], wbar if target is None else target, eye)
     error = nets.predictor @ (wbar @ sxx) - applied_to_y @ syx
     back = nets.predictor.mT @ error  # dL/dWbar, then carried down layer by layer
-    grads: list[Tensor] = []
+    grads = []
     for a in range(len(nets.layers) - 1, 0, -1):
         grads.append(back @ below[a - 1].mT)
         back = nets.layers[a].mT @ back
@@ -111,12 +115,12 @@ def gradients(nets: Nets, moments: Moments, target: Float[Tensor, "R D D"] | Non
     return grads[::-1], error @ wbar.mT
 
 
-def aligned_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "D D"]) -> Float[Tensor, "R D"]:
+def aligned_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "*#R D D"]) -> Float[Tensor, "R D"]:
     """b_i^T Wbar b_i: the theory's wbar_i, for a start whose end-to-end map is diagonal."""
     return (basis * (wbar @ basis)).sum(-2)
 
 
-def column_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "D D"]) -> Float[Tensor, "R D"]:
+def column_gain(wbar: Float[Tensor, "R D D"], basis: Float[Tensor, "*#R D D"]) -> Float[Tensor, "R D"]:
     """||Wbar b_i||: how strongly a feature enters the code, wherever in it; for random starts."""
     return (wbar @ basis).norm(dim=-2)
 
@@ -127,7 +131,7 @@ def train(
     step_size: Float[Tensor, "R"],
     num_steps: int,
     record_every: int,
-    basis: Float[Tensor, "D D"] | None = None,
+    basis: Float[Tensor, "*#R D D"] | None = None,
     ema_decay: Float[Tensor, "R"] | None = None,
     gain: Callable = aligned_gain,
 ) -> Trace:
@@ -154,7 +158,7 @@ def train(
         if step == num_steps:
             break
         target = None if ema is None else products(ema)[-1]
-        grads, grad_V = gradients(nets, moments(step) if callable(moments) else moments, target)
+        grads, grad_V = _gradients(nets, moments(step) if callable(moments) else moments, target)
         for w, grad, move in zip(nets.layers, grads, moves):
             w.addcmul_(grad, move, value=-1)
         nets.predictor.addcmul_(grad_V, step_V, value=-1)
@@ -230,18 +234,19 @@ def simulate(
 
 
 def plain_train(nets: Nets, run: int, x_BD: Tensor, y_BD: Tensor, step_size: float, num_steps: int) -> list[Tensor]:
-    """One run the way one would first write it: modules, autograd, a detached target, an optimiser, a Python loop."""
+    """One run the way one would first write it: modules, autograd, a detached target, a Python loop."""
     layers = [torch.nn.Linear(*w.shape[1:], bias=False, dtype=w.dtype, device=w.device) for w in (*nets.layers, nets.predictor)]
     for layer, w in zip(layers, (*nets.layers, nets.predictor)):
         layer.weight.data.copy_(w[run])
     encoder, predictor = torch.nn.Sequential(*layers[:-1]), layers[-1]
-    optimizer = torch.optim.SGD([layer.weight for layer in layers], lr=step_size)
     for _ in range(num_steps):
         target = encoder(y_BD).detach() if nets.jepa[run] else y_BD
         loss = 0.5 * (predictor(encoder(x_BD)) - target).square().sum(-1).mean()
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        with torch.no_grad():  # as torch.optim.SGD does, whose first use would load the compiler
+            for layer in layers:
+                layer.weight -= step_size * layer.weight.grad
+                layer.weight.grad = None
     return [layer.weight.detach() for layer in layers]
 
 

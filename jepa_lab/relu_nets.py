@@ -11,14 +11,14 @@ from jepa_lab.linear_data import Views
 from jepa_lab.linear_theory import Objective
 
 
-def encode(layers: list[Tensor], x: Float[Tensor, "S B D"]) -> Float[Tensor, "S B D"]:
-    """W^L relu(... relu(W^1 x))."""
+def encode(layers: list[Tensor], x: Tensor) -> Tensor:
+    """W^L relu(... relu(W^1 x)) for x Float[S, B, D] or [1, B, D]."""
     for w in layers[:-1]:
         x = torch.relu(x @ w.mT)
     return x @ layers[-1].mT
 
 
-def linear_gain(layers: list[Tensor], views: Views, x: Float[Tensor, "S B D"]) -> Float[Tensor, "S D"]:
+def linear_gain(layers: list[Tensor], views: Views, x: Float[Tensor, "#S B D"]) -> Float[Tensor, "S D"]:
     """||E[f(x) x_i]|| / var(x_i): how strongly direction i enters the code, in its linear part."""
     code = encode(layers, x)
     return (code.mT @ x / x.shape[-2] / (views.lam / views.rho)).norm(dim=-2)
