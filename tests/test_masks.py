@@ -194,6 +194,7 @@ def test_block_shapes_have_one_area_nearest_to_the_range():
     assert masks.block_shapes((14, 14)) == [(5, 6), (6, 5)]
     assert masks.block_shapes((8, 8)) == [(3, 4), (4, 3)]
     assert masks.block_shapes((4, 4)) == [(2, 2)], "2.4 to 3.2 cells asked, 2 x 2 is the nearest with that aspect"
+    assert masks.block_shapes((3, 3), (0.25, 0.25), (1.0, 1.0)) == [(2, 2)], "4 is nearer to 2.25 than 1, by ratio"
     assert masks.block_shapes((10, 10), scale=(0.2, 0.2), aspect=(0.3, 4.0)) == [(4, 5), (5, 4)]
 
 
