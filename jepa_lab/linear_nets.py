@@ -233,14 +233,16 @@ def simulate(
                       rearrange(crossing_time(trace, fraction * goal), "(l s) d -> l s d", **split), trace)
 
 
-def plain_train(nets: Nets, run: int, x_BD: Tensor, y_BD: Tensor, step_size: float, num_steps: int) -> list[Tensor]:
-    """One run the way one would first write it: modules, autograd, a detached target, a Python loop."""
+def plain_train(nets: Nets, run: int, x_BD: Tensor, y_BD: Tensor, step_size: float, num_steps: int,
+                stop_gradient: bool = True) -> list[Tensor]:
+    """One run the way one would first write it: modules, autograd, a detached target (or not), a Python loop."""
     layers = [torch.nn.Linear(*w.shape[1:], bias=False, dtype=w.dtype, device=w.device) for w in (*nets.layers, nets.predictor)]
     for layer, w in zip(layers, (*nets.layers, nets.predictor)):
         layer.weight.data.copy_(w[run])
     encoder, predictor = torch.nn.Sequential(*layers[:-1]), layers[-1]
     for _ in range(num_steps):
-        target = encoder(y_BD).detach() if nets.jepa[run] else y_BD
+        target = encoder(y_BD) if nets.jepa[run] else y_BD
+        target = target.detach() if stop_gradient else target
         loss = 0.5 * (predictor(encoder(x_BD)) - target).square().sum(-1).mean()
         loss.backward()
         with torch.no_grad():  # as torch.optim.SGD does, whose first use would load the compiler

@@ -77,6 +77,55 @@ def curves_figure(lam: Tensor, rho: Tensor, depth: int, eps: float, simulated: d
     return fig.update_layout(margin=dict(t=110), legend=dict(y=1.0, yref="container", yanchor="top"))
 
 
+def group_figure(simulations: dict, depth: int):
+    """Mean share learned over seeds with its range, clean (first half) and noisy features, JEPA beside MAE.
+
+    `simulations` maps objective to a `linear_nets.Simulation`; time is tau.
+    """
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    fig, said = make_subplots(1, 2, subplot_titles=["JEPA", "MAE"], horizontal_spacing=0.1), []
+    for col, (objective, sim) in enumerate(simulations.items(), 1):
+        index = sim.depths.index(depth)
+        half = sim.progress.shape[-1] // 2
+        shown = torch.linspace(0, len(sim.times) - 1, 80).long()
+        tau, progress = depth * sim.times[shown, index], sim.progress[shown, index]  # [T], [T, S, D]
+        for name, part in (("clean", slice(0, half)), ("noisy", slice(half, None))):
+            group = progress[..., part].mean(-1)  # [T, S]
+            low, high = group.amin(1).tolist(), group.amax(1).tolist()
+            fig.add_trace(Scatter(x=tau.tolist() + tau.flip(0).tolist(), y=high + low[::-1], fill="toself", line=dict(width=0), opacity=0.3,
+                                  fillcolor=figures.colour(name), mode="lines", showlegend=False, hoverinfo="skip", name=f"{name}, range"), 1, col)
+            fig.add_trace(Scatter(x=tau.tolist(), y=group.mean(1).tolist(), name=f"{name} features", showlegend=col == 1,
+                                  line=dict(color=figures.colour(name), dash=figures.dash(name), width=2.5), mode="lines"), 1, col)
+            said.append(f"{objective.upper()} {name}: half learned at tau {float(depth * sim.critical[index][:, part].mean()):.4g}")
+    fig.update_xaxes(title=dict(text="time tau"), rangemode="tozero")
+    fig.update_yaxes(rangemode="tozero")
+    fig.update_layout(height=400, yaxis_title=dict(text="share of the fixed point"))
+    figures.house(fig, f"Learning curves at depth {depth}. {'; '.join(said)}.")
+    return fig.update_layout(margin=dict(t=110), legend=dict(y=1.0, yref="container", yanchor="top"))
+
+
+def phase_map(depths: Sequence[int], log_eps: Sequence[float], ratio: dict[str, Tensor]):
+    """Which of two features is first over depth and eps: log2 of t*_noisy / t*_clean, [L, E] per objective; nan is refused."""
+    from plotly.graph_objects import Heatmap
+    from plotly.subplots import make_subplots
+
+    fig, said = make_subplots(1, 2, subplot_titles=["JEPA", "MAE"], horizontal_spacing=0.1, shared_yaxes=True), []
+    for col, objective in enumerate(("jepa", "mae"), 1):
+        table = ratio[objective]
+        known = table[~table.isnan()]
+        z = [[None if v != v else round(v, 3) for v in row] for row in table.log2().tolist()]
+        fig.add_trace(Heatmap(
+            z=z, x=[round(float(e), 3) for e in log_eps], y=list(depths), zmid=0, zmin=-1.2, zmax=1.2, colorscale="PuOr", xgap=1, ygap=1,
+            name=objective.upper(), showscale=col == 2, hovertemplate="depth %{y}, eps 10^%{x:.2f}<br>log2 of the ratio: %{z}<extra></extra>",
+            colorbar=dict(thickness=12, tickvals=[-1, 0, 1], ticktext=["noisy first", "together", "clean first"])), 1, col)
+        said.append(f"{objective.upper()}: clean first in {int((known > 1).sum())} of {len(known)} cells")
+    fig.update_xaxes(title=dict(text="log10 of eps"))
+    fig.update_layout(height=400, yaxis_title=dict(text="depth L"))
+    return figures.house(fig, f"Two maps over depth and eps. {'; '.join(said)}. Blank: eps is not below half of the smallest fixed point.")
+
+
 def matrices(lam: Tensor, rho: Tensor, depth: int, eps: float) -> dict:
     """The same features trained as matrices: per objective (tau [T], share of the fixed point [T, D]), 25 points."""
     out = {}

@@ -14,11 +14,13 @@ from zlib import crc32
 import torch
 from torch import Generator, Tensor
 
+from jepa_lab import linear_breaks
 from jepa_lab import linear_nets as nets
 from jepa_lab import linear_theory as theory
 from jepa_lab.claims import Claim
 from jepa_lab.linear_data import Views, banded_patches, gaussian_minibatches, rotate, views_of
 from jepa_lab.linear_theory import Objective
+from jepa_lab.records import Run
 from jepa_lab.relu_nets import train_relu
 
 CHAPTER, PAPER = "10_implicit_bias", "Littwin et al. 2024"
@@ -155,6 +157,13 @@ class Outcome(NamedTuple):
 
     data: dict
     claims: dict[str, tuple[float, float]]
+
+    def put(self, run: Run) -> None:
+        """Write the claims into a run's record and print them."""
+        for id, (value, baseline) in self.claims.items():
+            run.claim(id, value=value, baseline=baseline)
+            claim = run.claims[id]
+            print(f"{id}: {value:.4g} against {baseline:.4g} ({claim.direction} is as claimed, margin {claim.margin:g})")
 
 
 def generator_of(seed: int, experiment: str, device: str = "cpu") -> Generator:
@@ -388,3 +397,12 @@ def patches(cfg: Config, seed: int, images: Tensor) -> Outcome:
     ratio = {o: noisy_over_clean(t) for o, t in critical.items()}  # [L, S]
     return Outcome({"lam": lam, "rho": rho, "critical": critical, "predicted": predicted, "ratio": ratio, "commutator": clash},
                    {"ext-patches": (float(ratio["jepa"][depths.index(2)].mean()), 1.0)})
+
+
+def breaks(cfg: Config) -> list[linear_breaks.Break]:
+    """What breaks the story: five switches with their measured effects (no claims), at a step small enough for all."""
+    pair, equal, views = features(PAIR), features(EQUAL_LAM), Views(*features(TEMPORAL))
+    return [
+        linear_breaks.eps_too_large(*pair, 4, 1e-3), linear_breaks.shallow(views, cfg.eps),
+        linear_breaks.predictor_scale(*equal, cfg.eps, 0.05), linear_breaks.no_stop_gradient(*equal, generator_of(0, "breaks")),
+        linear_breaks.small_batches(views, cfg.eps, 0.08)]
