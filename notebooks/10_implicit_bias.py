@@ -70,9 +70,10 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # Both networks have an encoder $\bar W = W^L \cdots W^1$ of $L$ linear layers and one linear predictor $V$:
 #
 # $$
-# \mathcal L_{\text{MAE}} = \tfrac12\, \mathbb E\,\lVert V \bar W x - y \rVert^2
-# \qquad
-# \mathcal L_{\text{JEPA}} = \tfrac12\, \mathbb E\,\lVert V \bar W x - \operatorname{SG}(\bar W y) \rVert^2
+# \begin{aligned}
+# \mathcal L_{\text{MAE}} &= \tfrac12\, \mathbb E\,\lVert V \bar W x - y \rVert^2 \\
+# \mathcal L_{\text{JEPA}} &= \tfrac12\, \mathbb E\,\lVert V \bar W x - \operatorname{SG}(\bar W y) \rVert^2
+# \end{aligned}
 # $$
 #
 # SG is the {term}`stop-gradient`; the target encoder is the encoder itself. Suppose $x$ and $y$ are uncorrelated across
@@ -82,9 +83,10 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # then learns alone, and its end-to-end gain $\bar w$ obeys (`linear_theory.velocity`; the paper's eqs. 7 and 8)
 #
 # $$
-# \text{JEPA:}\quad \frac{d\bar w}{d\tau} = \lambda\,\bar w^{\,3-\frac1L} - \frac{\lambda}{\rho}\,\bar w^{\,3}
-# \qquad\quad
-# \text{MAE:}\quad \frac{d\bar w}{d\tau} = \lambda\,\bar w^{\,2-\frac1L} - \frac{\lambda}{\rho}\,\bar w^{\,3}
+# \begin{aligned}
+# \text{JEPA:}\quad \frac{d\bar w}{d\tau} &= \lambda\,\bar w^{\,3-\frac1L} - \frac{\lambda}{\rho}\,\bar w^{\,3} \\
+# \text{MAE:}\quad \frac{d\bar w}{d\tau} &= \lambda\,\bar w^{\,2-\frac1L} - \frac{\lambda}{\rho}\,\bar w^{\,3}
+# \end{aligned}
 # $$ (eq-bias-flow)
 #
 # with fixed points $\bar w^* = \rho^L$ and $\rho^{L/(L+1)}$. Time $\tau$ is $L$ times the plain gradient-flow time. The
@@ -113,24 +115,35 @@ lam, rho = paper.features(paper.EQUAL_LAM)
 print("lam", tuple(lam.shape), "rho", rho.tolist())
 print("t* JEPA", theory.critical_time("jepa", lam, rho, depth=3, eps=1e-2))
 print("t* MAE ", theory.critical_time("mae", lam, rho, depth=3, eps=1e-2))
-small = nets.simulate("jepa", lam, rho, (1, 2), paper.generator_of(seed, "demo"), eps=0.05, fraction=0.5, step_fraction=0.1,
-                      num_seeds=3, num_records=100)
-print("progress [T, L, S, D]", tuple(small.progress.shape), " critical [L, S, D]", tuple(small.critical.shape))
+small = nets.simulate("jepa", lam, rho, (1, 2), paper.generator_of(seed, "demo"),
+                      eps=0.05, fraction=0.5, step_fraction=0.1, num_seeds=3,
+                      num_records=100)
+print("progress [T, L, S, D]", tuple(small.progress.shape))
+print("critical [L, S, D]", tuple(small.critical.shape))
 print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape))
 
 # %% [markdown]
-# The gradients are written by hand (`linear_nets.gradients`): with $E = V\bar W S_{xx} - T S_{yx}$, where
-# $T = \bar W$ for JEPA and $T = I$ for MAE, they are $\partial V = E \bar W^\top$ and
-# $\partial W^a = (W^L\cdots W^{a+1})^\top (V^\top E)\,(W^{a-1}\cdots W^1)^\top$. The two objectives differ in that one
+# The gradients are written by hand (`linear_nets.gradients`). With $E = V\bar W S_{xx} - T S_{yx}$, where
+# $T = \bar W$ for JEPA and $T = I$ for MAE, they are
+#
+# $$
+# \begin{aligned}
+# \partial V &= E\, \bar W^\top \\
+# \partial W^a &= (W^L\cdots W^{a+1})^\top\, (V^\top E)\,(W^{a-1}\cdots W^1)^\top
+# \end{aligned}
+# $$
+#
+# The two objectives differ in that one
 # letter. The stop-gradient is nothing but leaving $T$ out of the differentiation. And because only the moments
 # $S_{xx} = \mathbb E[xx^\top]$ and $S_{yx} = \mathbb E[yx^\top]$ appear, hundreds of networks fit into one batched product.
 
 # %%
 bench = nets.bench_ensemble()
 run.value("speed-up", bench["ratio"])
-print(f"plain autograd loop   {1e3 * bench['loop_s_per_seed']:8.2f} CPU ms per seed")
-print(f"256 seeds batched     {1e3 * bench['batched_s_per_seed']:8.2f} CPU ms per seed: {bench['ratio']:.0f} times less")
-print(f"largest difference between their weights {bench['largest_difference']:.0e}")
+print(f"plain autograd loop {1e3 * bench['loop_s_per_seed']:8.2f} CPU ms per seed")
+print(f"256 seeds batched   {1e3 * bench['batched_s_per_seed']:8.2f} CPU ms per seed")
+gap = bench["largest_difference"]
+print(f"{bench['ratio']:.0f} times less; the weights differ by {gap:.0e}")
 
 # %% [markdown]
 # ## Does the simulation obey the theory?
@@ -149,7 +162,7 @@ lines = {f"{o.upper()}, depth {L}": (steps, flow.data["errors"][o][:, i].tolist(
 worst = max(max(y) for _, y in lines.values())
 fig = figures.curves(lines, "step size × fastest rate", "largest |simulation − ODE|", "The error is the step's own",
                      description=f"Error against step size for each objective and depth on logarithmic axes; all lines fall with slope 1 from at most {worst:.2g}.")
-fig.update_xaxes(type="log", tickvals=steps).update_yaxes(type="log")
+fig.update_xaxes(type="log", tickvals=steps).update_yaxes(type="log", dtick="D2")
 
 # %% tags=["hide-input"]
 sim, ode = flow.data["curves"]["jepa"]
@@ -193,9 +206,10 @@ fig
 # The paper's Theorem 4.5 (second hand) gives JEPA's critical times as a sum, up to a remainder of order $\log\varepsilon$:
 #
 # $$
-# t^*_{\text{JEPA}} = \frac1\lambda \sum_{n=1}^{2L-1} \frac{L}{n\,\rho^{\,2L-n-1}\,\varepsilon^{n/L}} + \Theta(\log\varepsilon)
-# \qquad
-# t^*_{\text{MAE}} = \frac1\lambda\,\frac{L}{(L-1)\,\varepsilon^{(L-1)/L}} + \Theta(1)
+# \begin{aligned}
+# t^*_{\text{JEPA}} &= \frac1\lambda \sum_{n=1}^{2L-1} \frac{L}{n\,\rho^{\,2L-n-1}\,\varepsilon^{n/L}} + \Theta(\log\varepsilon) \\
+# t^*_{\text{MAE}} &= \frac1\lambda\,\frac{L}{(L-1)\,\varepsilon^{(L-1)/L}} + \Theta(1)
+# \end{aligned}
 # $$ (eq-bias-times)
 #
 # The largest term, $n = 2L-1$, holds no $\rho$. It enters one term later, weaker by $\varepsilon^{1/L}$: at equal
@@ -206,20 +220,21 @@ fig
 # %%
 formula = paper.formula(cfg, device)
 formula.put(run)
+print(f"eps {cfg.formula_eps:g}, t*(0.5) / t*(0.95):")
 for L, (measured, predicted) in formula.data["ratios"].items():
-    print(f"depth {L}, eps {cfg.formula_eps:g}: t*(0.5) / t*(0.95) = {measured:.4f}, first order says {predicted:.4f}")
+    print(f"depth {L}: {measured:.4f}, first order says {predicted:.4f}")
 
 # %% tags=["hide-input"]
 eps = [10.0 ** (-k / 2) for k in range(6, 19)]
 one, low, high = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 0.5, 0.95))
-lines, slopes = {}, []
+lines = {}
 for L in (2, 3, 4, 5):
     ratio = [float(theory.critical_time("jepa", one, low, L, e) / theory.critical_time("jepa", one, high, L, e)) - 1 for e in eps]
     lines[f"depth {L}"] = (eps, ratio)
     lines[f"depth {L}, first order"] = (eps, [float(theory.rho_ratio(low, high, L, e)) - 1 for e in eps])
 fig = figures.curves(lines, "ε", "t*(0.5) / t*(0.95) − 1", "The ρ effect falls as ε to the power 1/L",
                      description="The rho effect against eps on logarithmic axes for depth 2 to 5, exact and to first order: straight lines of slope 1/L that meet as eps goes to 0.")
-fig.update_xaxes(type="log").update_yaxes(type="log")
+fig.update_xaxes(type="log", exponentformat="power", dtick=1).update_yaxes(type="log", exponentformat="power", dtick=1)
 
 # %% [markdown]
 # ## Opposite orders, and where they are not opposite
@@ -256,24 +271,27 @@ phase.phase_map(depths, log_eps, paper.phase_diagram(depths, log_eps))
 
 # %%
 views = Views(*paper.features(paper.TEMPORAL))
-print("lam", [round(v, 2) for v in views.lam.tolist()], " rho", [round(v, 2) for v in views.rho.tolist()])
+print("lam", [round(v, 2) for v in views.lam.tolist()])
+print("rho", [round(v, 2) for v in views.rho.tolist()])
 noisy = paper.noisy_features(cfg, seed, device)
 noisy.put(run)
 for (model, o), ratio in noisy.data["ratio"].items():
     for i, L in enumerate(cfg.depths):
         run.value(f"{model} {o} depth {L}", float(ratio[i].mean()))
-        print(f"{model:9}{o:5} depth {L}: noisy / clean t* = {ratio[i].mean():.3f} ± {2 * ratio[i].std() / len(ratio[i]) ** 0.5:.3f}, "
-              f"theory {noisy.data['predicted'][model, o][i]:.3f}")
+        error = 2 * ratio[i].std() / len(ratio[i]) ** 0.5
+        print(f"{model:8} {o:4} depth {L}: noisy / clean {ratio[i].mean():.3f} "
+              f"± {error:.3f}, theory {noisy.data['predicted'][model, o][i]:.3f}")
 
 # %% tags=["hide-input"]
 frames = [(str(L), phase.group_figure({o: noisy.data["simulations"]["temporal", o] for o in paper.OBJECTIVES}, L)) for L in cfg.depths]
-figures.with_slider(frames, "encoder depth", title="Temporal model: mean of ten seeds and their range")
+figures.with_slider(frames, "encoder depth", title="Temporal model: mean over seeds and their range")
 
 # %% [markdown]
-# **Does it look collapsed?** At first, yes, and so would any network that starts small: the code is nearly nothing. The
-# {term}`collapse panel` below is computed on codes of 1,000 fresh inputs along one run (depth 2, one seed). The rank of
-# JEPA's code climbs in two stairs, clean features first; MAE's the other way round. A network that collapses ends where
-# this one begins.
+# **Does it look collapsed?** The {term}`collapse panel` below is computed on codes of 1,000 fresh inputs along one run (depth 2,
+# one seed). In size (feature_std, target variance) a network that starts small looks collapsed at first, and one that collapses
+# ends where this one begins. In rank it does not: a tiny multiple of the identity treats all directions alike. RankMe dips while one
+# group of features is ahead of the other, and for JEPA it ends lower, because its fixed points $\rho^L$ weigh noisy
+# directions less. So a lower rank is no alarm here: it is noise that was left out.
 
 # %% tags=["hide-input"]
 panels, x = {}, views.sample(1, 1000, paper.generator_of(seed, "panel"))[0][0]
@@ -302,8 +320,8 @@ fig.add_vline(x=1, line=dict(dash="dot", color="#888888"))
 # ## Without the ideal start
 #
 # Balanced layers are a convenience of the proof. Here all weights are small Gaussian numbers; features now compete for the same
-# hidden directions, and single critical times are scrambled. So we report how far each feature has come at a fixed horizon,
-# {math}`4` ideal critical times of the best feature for `laptop`, for JEPA and for MAE alike.
+# hidden directions, and single critical times are scrambled. So we report how far each feature has come at a fixed horizon, the
+# same multiple (`horizon_factor`) of the best feature's ideal critical time for JEPA and for MAE.
 
 # %%
 start = paper.random_start(cfg, seed, device)
@@ -379,10 +397,12 @@ figures.curves(lines, "share of the training time", "gain on noisy / gain on cle
 
 # %%
 garments = images.fashion_mnist("train")
-run.data(garments.name, source=garments.source, sha256=garments.sha256, kind=garments.kind)
+run.data(garments.name, source=garments.source, sha256=garments.sha256,
+         kind=garments.kind)
 patches = paper.patches(cfg, seed, garments.images.to(device))
 patches.put(run)
-print(f"{garments.name} from: {garments.source}; relative commutator of the covariances {patches.data['commutator'].mean():.3f}")
+print(f"{garments.name} from: {garments.source}")
+print(f"relative commutator of the covariances {patches.data['commutator'].mean():.3f}")
 
 # %% tags=["hide-input"]
 from plotly.subplots import make_subplots
@@ -400,8 +420,8 @@ figures.house(fig, "Critical time against measured rho, six directions of real p
     f"{o.upper()} noisy over clean {patches.data['ratio'][o][at].mean():.2f}" for o in paper.OBJECTIVES)).update_layout(margin=dict(t=90), legend=dict(y=1, yref="container", yanchor="top"))
 
 # %% [markdown]
-# Principal components of the raw input would put the banded directions first: they have the largest variance. So does MAE. JEPA at
-# depth 2 does not.
+# Principal components of the noisy input would put the banded directions first, for they have the most variance (that is
+# $\lambda / \rho$). MAE does much the same. JEPA at depth 2 does not.
 #
 # ## What breaks it
 #
@@ -427,7 +447,7 @@ print("\n".join(f"{b.switch}\n    {b.measure}: {b.healthy:.3g} becomes {b.broken
 figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds; positive is as claimed")
 
 # %% tags=["remove-input"]
-print(run.save())
+print("saved the record", run.save().name)
 
 # %% [markdown]
 # The study has five outer seeds; the random parts average ten seeds or more inside each. Claims without randomness
@@ -478,16 +498,17 @@ def euler(eps, depth, rho, stop, dt):
 
 goal = 0.5 * float(theory.fixed_point("mae", high, 3))
 exact = float(theory.critical_time("mae", one, high, 3, 1e-2))
-print({dt: round(euler(1e-2, 3, high, goal, dt) - exact, 3) for dt in (0.1, 0.05, 0.025)}, "off; exact", round(exact, 3))
+for dt in (0.1, 0.05, 0.025):
+    print(f"dt {dt}: {euler(1e-2, 3, high, goal, dt) - exact:+.3f} of {exact:.3f}")
 
 # %% [markdown]
 # **4.** The theory refuses $\lambda \le 0$, $L < 1$, large $\varepsilon$ and covariances that do not commute. Provoke two of these errors
 # and read the reasons.
 
 # %% tags=["solution", "hide-cell"]
-for call in (lambda: theory.critical_time("jepa", one, low, 4, 0.05), lambda: theory.critical_time("jepa", -one, low, 2, 1e-3)):
+for features in ((one, low, 4, 0.05), (-one, low, 2, 1e-3)):
     try:
-        call()
+        theory.critical_time("jepa", *features)
     except ValueError as reason:
         print("ValueError:", reason)
 
@@ -497,9 +518,12 @@ for call in (lambda: theory.critical_time("jepa", one, low, 4, 0.05), lambda: th
 # With a kernel, `phase.live_phase_explorer()` is the explorer on the Python theory; a tick trains the matrices, too.
 #
 # ```bash
-# python -m jepa_lab run 10_implicit_bias --preset gpu --device cuda     # depth 4, 256 seeds, batches of 1,024
-# python -m jepa_lab run 10_implicit_bias --preset paper                 # steps four times finer
-# python -m jepa_lab batch 10_implicit_bias --seeds 0:5                  # the study of this page
+# # depth up to 4, 256 seeds, batches of 1,024
+# python -m jepa_lab run 10_implicit_bias --preset gpu --device cuda
+# # steps four times finer
+# python -m jepa_lab run 10_implicit_bias --preset paper
+# # the study of this page, and a grid over the start
+# python -m jepa_lab batch 10_implicit_bias --seeds 0:5
 # python -m jepa_lab batch 10_implicit_bias --seeds 0:5 --grid eps=0.003,0.01
 # ```
 #

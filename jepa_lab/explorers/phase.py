@@ -53,16 +53,19 @@ def phase_explorer(features: Sequence[tuple[float, float]] = START, depth: int =
 
 def curves_figure(lam: Tensor, rho: Tensor, depth: int, eps: float, simulated: dict | None = None):
     """JEPA and MAE side by side: share of the fixed point over tau, exact (lines) and, if given, simulated (dots)."""
+    from plotly.colors import sample_colorscale
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    fig, said = make_subplots(1, 2, subplot_titles=["JEPA", "MAE"], horizontal_spacing=0.1), []
+    fig, said, many = make_subplots(1, 2, subplot_titles=["JEPA", "MAE"], horizontal_spacing=0.1), [], len(lam) > 5
+    colours = sample_colorscale("Viridis", [0.15 + 0.7 * i / (len(lam) - 1) for i in range(len(lam))]) if many else figures.PALETTE
     for col, objective in enumerate(("jepa", "mae"), 1):
         tau, share = theory.learning_curve(objective, lam, rho, depth, eps, last=0.99, points=121)
         for i in range(len(lam)):
             name = f"lam {float(lam[i]):.3g}, rho {float(rho[i]):.3g}"
-            line = dict(color=figures.PALETTE[i % len(figures.PALETTE)], width=2)
-            fig.add_trace(Scatter(x=tau[i].tolist(), y=share[i].tolist(), name=name, legendgroup=name, showlegend=col == 1,
+            line = dict(color=colours[i], width=2)
+            named = col == 1 and (not many or i in (0, len(lam) - 1))  # of a graded family the ends are enough
+            fig.add_trace(Scatter(x=tau[i].tolist(), y=share[i].tolist(), name=name, legendgroup=name, showlegend=named,
                                   line=line, mode="lines"), 1, col)
             if simulated:
                 times, progress = simulated[objective]
