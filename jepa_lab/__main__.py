@@ -205,11 +205,12 @@ def do_train(options) -> int:
     from jepa_lab.publish import chapters
 
     module = chapters.paper(options.paper) if options.paper.isidentifier() else None
-    if not hasattr(module, "train"):
-        able = [name for _, name, _ in pkgutil.iter_modules(papers.__path__) if hasattr(importlib.import_module(f"jepa_lab.papers.{name}"), "train")]
+    if not hasattr(module, "headless"):
+        able = [name for _, name, _ in pkgutil.iter_modules(papers.__path__) if hasattr(importlib.import_module(f"jepa_lab.papers.{name}"), "headless")]
         raise ValueError(f"no headless training for {options.paper!r}; papers that have one: {', '.join(able) or 'none yet'}")
     out = options.out or Path("runs") / f"{options.paper}-{options.preset}"
-    module.train(module.preset(options.preset), out=out, resume=options.resume)
+    scores = module.headless(module.preset(options.preset), out=out, resume=options.resume)
+    print("\n".join(f"{name}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()))
     print(out)
     return 0
 

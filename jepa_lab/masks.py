@@ -151,7 +151,7 @@ def multi_block(
     top_MB, left_MB, width_MB = (
         torch.where(feasible_B, x_MB, x_MB[:1]) for x_MB in (x.take_along_dim(first_RB[None], 1).squeeze(1) for x in blocks_MRB)
     )
-    target_idx = _block_tokens(top_MB.T, left_MB.T, width_MB.T, size, grid[1])
+    target_idx = _block_tokens(top_MB.T, left_MB.T, width_MB.T, size, grid[1]).contiguous()  # compiled graphs need plain strides
     open_BN = rearrange(open_HWRB.take_along_dim(first_RB[None, None], 2), "h w 1 b -> b (h w)")
     outside_first_BN = torch.ones_like(open_BN).scatter(1, target_idx[:, 0], False)
     context_idx = choose_true(torch.where(feasible_B[:, None], open_BN, outside_first_BN), keys_BN, num_context)

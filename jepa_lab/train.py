@@ -229,7 +229,7 @@ def log(run: Run, recent: list, cfg: Config, watch: Tensor | None, to_batch: Cal
 def visible_views(
     encoder: Encoder, patches: Shaped[Tensor, "n N P"], to_batch: Callable[[Tensor], Tensor], sampler: Sampler,
     num_samples: int = 256, num_views: int = 4,
-) -> Float[Tensor, "n q D"]:  # fmt: skip
+) -> Float[Tensor, "m q D"]:  # fmt: skip
     """Features of several partial views of each sample, for LiDAR: what masking leaves visible, drawn q times.
 
     The draws are the same at every call and come from a generator of their own, so watching changes no training.

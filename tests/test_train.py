@@ -1,0 +1,327 @@
+"""The engine keeps its promises: no leak into the target, exact resume, bad batches move nothing, one clear error."""
+
+import copy
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from jepa_lab import losses, masks, train
+from jepa_lab.encoders import Encoder, encode_blocks, position_code
+from jepa_lab.masks import Masks
+from jepa_lab.predictors import Predictor
+
+GRID, PATCH_DIM, WIDTH = (4, 4), 9, 16
+CFG = train.Config(num_steps=12, batch_size=8, log_every=5)
+SAMPLER = partial(masks.multi_block, GRID, num_targets=2, target_shapes=[(1, 2), (2, 1)], num_context=6)
+
+
+def tiny(seed=0, out_dim=WIDTH):
+    torch.manual_seed(seed)
+    return train.JEPA(Encoder(GRID, PATCH_DIM, WIDTH, 2, 2), Predictor(GRID, WIDTH, 8, 1, 2, out_dim))
+
+
+def data(n=40):
+    return torch.randint(0, 256, (n, 16, PATCH_DIM), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+
+
+def to_batch(patches):
+    return (patches.float() - 128) / 64
+
+
+def fit(cfg=CFG, run=None, patches=None, cast=to_batch, **how):
+    run = run or train.start(tiny(), 0, "cpu")
+    return train.fit(run, cfg, data() if patches is None else patches, cast, SAMPLER, progress=False, **how)
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def batch(n=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return to_batch(data(n)), SAMPLER(n, generator)
+
+
+def test_target_branch_gets_no_gradient_and_everything_else_does():
+    model, (patches, drawn) = tiny(), batch()
+    train.jepa_objective(model, patches, drawn).backward()
+    assert all(p.grad is None for p in model.target_encoder.parameters())
+    silent = [n for n, p in (*model.encoder.named_parameters(), *model.predictor.named_parameters()) if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_objective_equals_a_slow_reference():
+    """One image, one block, one token at a time, straight from the paper's text."""
+    model, (patches, drawn) = tiny(), batch()
+    wanted = []
+    with torch.no_grad():
+        for b in range(len(patches)):
+            latents = model.target_encoder(patches[b : b + 1])[0]
+            context = model.encoder(patches[b : b + 1], drawn.context_idx[b : b + 1])
+            for block in drawn.target_idx[b]:
+                alone = Masks(drawn.context_idx[b : b + 1], block[None, None], GRID)
+                pred = model.predictor(context, alone)[0, 0]
+                for k, position in enumerate(block):
+                    h = latents[position]
+                    h = (h - h.mean()) / (h.var(unbiased=False) + 1e-6).sqrt()
+                    gap = (pred[k] - h).abs()
+                    wanted.append(torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean())
+    got = train.jepa_objective(model, patches, drawn)
+    torch.testing.assert_close(got, torch.stack(wanted).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_encoder_equals_timms_vision_transformer_with_copied_weights():
+    from timm.models.vision_transformer import VisionTransformer
+
+    ours = Encoder(GRID, PATCH_DIM, WIDTH, 2, 2)
+    theirs = VisionTransformer(
+        img_size=12, patch_size=3, in_chans=1, num_classes=0, global_pool="", embed_dim=WIDTH, depth=2, num_heads=2,
+        class_token=False, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+    theirs.blocks.load_state_dict(ours.blocks.state_dict())
+    theirs.norm.load_state_dict(ours.norm.state_dict())
+    theirs.pos_embed.data = ours.position_ND[None].clone()
+    theirs.patch_embed.proj.weight.data = ours.embed.weight.reshape(WIDTH, 1, 3, 3).clone()
+    theirs.patch_embed.proj.bias.data = ours.embed.bias.clone()
+    image = torch.randn(3, 1, 12, 12)
+    patches = image.reshape(3, 4, 3, 4, 3).permute(0, 1, 3, 2, 4).reshape(3, 16, 9)
+    torch.testing.assert_close(ours(patches), theirs.eval()(image), rtol=1e-4, atol=1e-5)
+
+
+def test_hidden_tokens_cannot_reach_the_context():
+    encoder, (patches, drawn) = Encoder(GRID, PATCH_DIM, WIDTH, 2, 2), batch()
+    hidden = torch.ones(4, 16, dtype=torch.bool).scatter(1, drawn.context_idx, False)
+    changed = torch.where(hidden[..., None], patches + 100, patches)
+    torch.testing.assert_close(encoder(patches, drawn.context_idx), encoder(changed, drawn.context_idx))
+
+
+def test_one_target_block_never_sees_another():
+    predictor, context = Predictor(GRID, WIDTH, 8, 2, 2, WIDTH), torch.randn(2, 6, WIDTH)
+    idx = torch.arange(6).expand(2, 6)
+    both = torch.tensor([[[10, 11], [14, 15]], [[8, 9], [12, 13]]])
+    pred = predictor(context, Masks(idx, both, GRID))
+    for m in range(2):
+        alone = predictor(context, Masks(idx, both[:, m : m + 1], GRID))
+        torch.testing.assert_close(pred[:, m : m + 1], alone)
+
+
+def test_blocks_encoded_alone_keep_their_order():
+    encoder, (patches, drawn) = Encoder(GRID, PATCH_DIM, WIDTH, 1, 2), batch()
+    got = encode_blocks(encoder, patches, drawn.target_idx)
+    for m in range(2):
+        torch.testing.assert_close(got[:, m], encoder(patches, drawn.target_idx[:, m]))
+
+
+def test_gather_blocks_returns_the_tokens_that_carry_their_own_index():
+    tokens = torch.arange(2 * 16.0).reshape(2, 16, 1)
+    idx = torch.tensor([[[3, 4], [7, 8]], [[0, 15], [2, 1]]])
+    got = losses.gather_blocks(tokens, idx)[..., 0]
+    torch.testing.assert_close(got, torch.stack([idx[0], idx[1] + 16]).float())
+
+
+def test_ema_equals_its_closed_form():
+    torch.manual_seed(0)
+    target, source = nn.Linear(3, 2), nn.Linear(3, 2)
+    start, decay, steps = target.weight.detach().clone(), 0.9, 7
+    for _ in range(steps):
+        train.ema_update(target, source, decay)
+    wanted = decay**steps * start + (1 - decay**steps) * source.weight.detach()
+    torch.testing.assert_close(target.weight.detach(), wanted)
+
+
+def test_schedules_meet_their_ends():
+    cfg = replace(CFG, num_steps=100, warmup=0.1, lr=1.0)
+    rates = [train.learning_rate(step, cfg) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[100] == pytest.approx(0.01)
+    assert rates.index(max(rates)) in (9, 10) and all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert train.linear(50, 100, (0.9, 1.0)) == pytest.approx(0.95)
+    assert train.cosine(0, 100, (0.04, 0.4)) == pytest.approx(0.04) and train.cosine(100, 100, (0.04, 0.4)) == pytest.approx(0.4)
+
+
+def test_batches_visit_every_image_once_per_epoch_and_follow_from_the_step():
+    stream = train.batch_indices(40, 8, seed=3)
+    first = [next(stream) for _ in range(10)]
+    assert sorted(torch.cat(first[:5]).tolist()) == list(range(40))
+    assert not torch.equal(torch.cat(first[:5]), torch.cat(first[5:]))
+    later = train.batch_indices(40, 8, seed=3, start_step=7)
+    assert all(torch.equal(next(later), b) for b in first[7:])
+
+
+def test_resume_mid_epoch_equals_uninterrupted(tmp_path):
+    whole = fit(watch=data(30))
+    path = tmp_path / "checkpoint.pt"
+    stopped = train.start(tiny(), 0, "cpu")
+    calls = {"left": 8}
+
+    def cast(patches):  # the ninth batch kills the run, in the second epoch, past the checkpoint of step 7
+        if len(patches) == CFG.batch_size:
+            calls["left"] -= 1
+        if calls["left"] < 0:
+            raise KeyboardInterrupt
+        return to_batch(patches)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run=stopped, cast=cast, checkpoint=path, save_every=7, watch=data(30))
+    resumed = train.load(path, train.start(tiny(seed=1), 0, "cpu"), CFG)
+    assert resumed.step == 7
+    fit(run=resumed, watch=data(30))
+    assert torch.equal(weights(whole), weights(resumed))
+    ours, theirs = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
+    assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ours[k])
+    assert torch.equal(whole.generator.get_state(), resumed.generator.get_state())
+    assert whole.history["step"][-1] == resumed.history["step"][-1] == 12
+
+
+def test_resume_without_the_optimizer_state_would_differ(tmp_path):
+    """The control of the test above: exactness is not an accident of a run that forgets."""
+    path = tmp_path / "checkpoint.pt"
+    fit(cfg=CFG, checkpoint=path, save_every=7)
+    half = fit(run=None, cfg=CFG)
+    run = train.start(tiny(), 0, "cpu")
+    run.model.load_state_dict(half.model.state_dict())
+    run.step = 7
+    assert not torch.equal(weights(fit(run=run)), weights(half))
+
+
+def test_a_kill_inside_a_checkpoint_write_leaves_the_old_one(tmp_path, monkeypatch):
+    path, run = tmp_path / "checkpoint.pt", fit()
+    train.save(path, run, CFG)
+    before = path.read_bytes()
+
+    def half(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        train.save(path, run, CFG)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "pickle", "empty"])
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, damage):
+    path, run = tmp_path / "checkpoint.pt", fit()
+    train.save(path, run, CFG)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "foreign":
+        torch.save({"weights": torch.zeros(2)}, path)
+    elif damage == "pickle":
+        torch.save({"format": print}, path)
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="not a usable checkpoint"):
+        train.load(path, run, CFG)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path):
+    path, run = tmp_path / "checkpoint.pt", fit()
+    train.save(path, run, CFG)
+    with pytest.raises(ValueError, match=r"other settings \(lr\)"):
+        train.load(path, run, replace(CFG, lr=1.0))
+
+
+def poisoned(bad_calls):
+    calls = {"n": 0}
+
+    def cast(patches):
+        calls["n"] += 1
+        batch_BNP = to_batch(patches)
+        return batch_BNP * (math.nan if calls["n"] in bad_calls else 1.0)
+
+    return cast
+
+
+def test_a_non_finite_batch_moves_nothing_and_is_counted():
+    cfg = replace(CFG, num_steps=4)
+    run = fit(cfg)
+    before, moments = weights(run).clone(), copy.deepcopy(run.optimizer.state_dict()["state"])
+    fit(replace(cfg, num_steps=6, log_every=1, max_bad_steps=5), run=run, cast=poisoned({1}), patches=data())
+    # step 5 was bad: after it, the state must be that of step 4; so replay only the bad step
+    again = fit(cfg)
+    fit(replace(cfg, num_steps=5, log_every=5), run=again, cast=poisoned({1}))
+    assert torch.equal(weights(again), before) and again.bad_steps == 1 and run.bad_steps == 1
+    after = again.optimizer.state_dict()["state"]
+    assert all(torch.equal(after[k][name], moments[k][name]) for k in moments for name in moments[k])
+    assert torch.isfinite(weights(run)).all() and not torch.equal(weights(run), before)
+
+
+def test_too_many_non_finite_batches_stop_the_run_and_name_the_step():
+    with pytest.raises(RuntimeError, match="up to step 5, more than max_bad_steps=3"):
+        fit(replace(CFG, max_bad_steps=3), cast=poisoned(set(range(1, 20))))
+
+
+def test_watching_changes_no_training():
+    assert torch.equal(weights(fit()), weights(fit(watch=data(30))))
+
+
+def test_bf16_autocast_stays_near_float32():
+    model, (patches, drawn) = tiny(), batch(16)
+    exact = train.jepa_objective(model, patches, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = train.jepa_objective(model, patches, drawn)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.005)
+
+
+def test_compiled_equals_eager_without_graph_breaks():
+    """In a process of its own, since the run-time shape checks of this suite would break the graph."""
+    program = """if True:
+        import torch
+        from functools import partial
+        from jepa_lab import masks, train
+        from jepa_lab.encoders import Encoder
+        from jepa_lab.predictors import Predictor
+        torch._dynamo.config.error_on_recompile = True
+        model = train.JEPA(Encoder((4, 4), 9, 16, 1, 2), Predictor((4, 4), 16, 8, 1, 2, 16))
+        graph = torch.compile(train.jepa_objective, backend="aot_eager", fullgraph=True)
+        for seed in range(3):
+            drawn = masks.multi_block((4, 4), 4, torch.Generator().manual_seed(seed), num_targets=2, target_shapes=[(1, 2)], num_context=6)
+            patches = torch.randn(4, 16, 9)
+            torch.testing.assert_close(graph(model, patches, drawn), train.jepa_objective(model, patches, drawn))
+        print("equal")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_a_step_at_paper_size_has_the_right_shapes_and_no_stray_tensor():
+    """ViT-H/14 with its predictor on the meta device: any tensor made on another device, or any read-back, raises."""
+    with torch.device("meta"):
+        model = train.JEPA(Encoder((16, 16), 588, 1280, 32, 16), Predictor((16, 16), 1280, 384, 12, 12, 1280))
+        drawn = Masks(torch.zeros(2, 64, dtype=torch.int64), torch.zeros(2, 4, 42, dtype=torch.int64), (16, 16))
+        patches = torch.zeros(2, 256, 588)
+    pred = model.predictor(model.encoder(patches, drawn.context_idx), drawn)
+    assert pred.shape == (2, 4, 42, 1280)
+    train.jepa_objective(model, patches, drawn).backward()
+    assert model.encoder.embed.weight.grad.shape == (1280, 588)
+    assert sum(p.numel() for p in model.encoder.parameters()) == pytest.approx(630e6, rel=0.01)  # ViT-H: 632 M with its [cls] parts
+
+
+def test_position_codes_tell_every_cell_apart():
+    code = position_code((6, 5), 32)
+    assert torch.pdist(code).min() > 0.1
+    assert torch.equal(position_code((30,), 32)[0, :16], torch.zeros(16))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: position_code((4, 4), 10), "divisible by 4"),
+        (lambda: position_code((2, 2, 2), 12), "one or two axes"),
+        (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 3), "does not split into 3 heads"),
+        (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 2)(torch.zeros(2, 9, PATCH_DIM)), "expected patches"),
+        (lambda: next(train.batch_indices(3, 8, 0)), "cannot fill one batch"),
+        (lambda: train.Config(num_steps=-1), "num_steps must be at least 1"),
+        (lambda: train.Config(precision="fp8"), "precision is"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
