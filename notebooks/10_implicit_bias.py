@@ -403,6 +403,8 @@ patches = paper.patches(cfg, seed, garments.images.to(device))
 patches.put(run)
 print(f"{garments.name} from: {garments.source}")
 print(f"relative commutator of the covariances {patches.data['commutator'].mean():.3f}")
+variance = (patches.data["lam"] / patches.data["rho"]).mean(0)
+print(f"variance of banded / clean directions {variance[3:].mean() / variance[:3].mean():.1f}")
 
 # %% tags=["hide-input"]
 from plotly.subplots import make_subplots

@@ -93,6 +93,16 @@ def test_the_figure_with_a_kernel_names_both_orders_and_takes_simulated_points()
     assert len(fig.data) == 8 and "JEPA learns in the order" in fig.layout.meta["description"]
 
 
+def test_the_live_explorer_says_why_it_refuses_and_draws_again_when_it_can(capsys):
+    depth, log_eps, pairs, simulate, _ = phase.live_phase_explorer().children
+    pairs.value = "1.0, -0.4"
+    assert "rho must be positive" in capsys.readouterr().out
+    pairs.value = "1.0, 0.4; 0.6, 0.9"
+    assert "must be" not in capsys.readouterr().out
+    depth.value = 6
+    assert "learned at time 0" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phase")
