@@ -235,6 +235,26 @@ def with_slider(frames: Sequence[tuple[str, object]], name: str, title: str | No
     return house(out, text, title)
 
 
+def image_grid(images, title: str | None = None, columns: int = 6, gap: int = 2, description: str = ""):
+    """Grey uint8 images [n, height, width] side by side, `columns` to a row, with `gap` empty pixels between them."""
+    import numpy as np
+    import plotly.graph_objects as go
+
+    images = np.asarray(images)
+    if images.ndim != 3 or len(images) == 0:
+        raise ValueError(f"image_grid: expected grey images [n, height, width], got shape {images.shape}")
+    count, height, width = images.shape
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan, dtype=np.float32)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    fig = go.Figure(go.Heatmap(z=sheet, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip"))
+    fig.update_xaxes(visible=False, constrain="domain").update_yaxes(visible=False, autorange="reversed", scaleanchor="x")
+    fig.update_layout(height=80 + 110 * rows)
+    return house(fig, description or f"{count} grey images of {height} x {width} pixels. {title or ''}".strip(), title)
+
+
 SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 
 

@@ -130,3 +130,15 @@ def test_the_verdict_table_names_verdicts_in_words_and_escapes_text():
     assert "a &lt; b" in html and "not supported" in re.sub("<[^>]+>", "", html) and "1.23" in html and html.count("<tr>") == 2
     with pytest.raises(ValueError, match="none of supported"):
         figures.badge("maybe")
+
+
+def test_image_grid_keeps_every_pixel_in_its_place():
+    import numpy as np
+
+    images = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    sheet = figures.image_grid(images, columns=2, gap=1).data[0].z
+    assert np.asarray(sheet).shape == (9, 11)
+    np.testing.assert_array_equal(np.asarray(sheet)[:4, 6:], images[1])
+    np.testing.assert_array_equal(np.asarray(sheet)[5:, :5], images[2])
+    with pytest.raises(ValueError, match="grey images"):
+        figures.image_grid(images[0])

@@ -61,7 +61,7 @@ CLAIMS = (
 class Config(train.Config):
     """One small I-JEPA, its two worlds and its probes. Sizes in pixels, counts in images."""
 
-    num_steps: int = 600
+    num_steps: int = 700
     batch_size: int = 64
     precision: str = "bf16"
     patch: int = 7  # 4 x 4 tokens of a 28 px garment
@@ -80,7 +80,7 @@ class Config(train.Config):
     canvas_clutter: int = 2  # fragments of other garments
     canvas_scale: tuple[float, float] = (0.8, 1.2)  # canvas pixels per garment pixel
     canvas_images: int = 20_000
-    canvas_steps: int = 600
+    canvas_steps: int = 400
     probe_train: int = 5000  # labelled images that the probes draw from, never used for training
     probe_test: int = 5000  # of the published test split
 
@@ -286,11 +286,12 @@ def controls(cfg: Config, world: World, seed: int) -> dict[str, Callable[[Tensor
     return {"random initialisation": encoded(untrained, world), "raw pixels": pixels}
 
 
-def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False, device: str = "cpu") -> dict[str, Score]:
-    """Headless: train the reference arm with checkpoints in `out`, then probe it."""
+def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False) -> dict[str, Score]:
+    """Train the reference arm with checkpoints in `out`, on a GPU where there is one, then probe it."""
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    world = centred(cfg, device)
-    run = train_arm(cfg, world, arms(cfg, world)["I-JEPA"], seed, checkpoint=checkpoint, save_every=max(1, cfg.num_steps // 20))
+    world = centred(cfg, "cuda" if torch.cuda.is_available() else "cpu")
+    save_every = max(1, cfg.num_steps // 20)
+    run = train_arm(cfg, world, arms(cfg, world)["I-JEPA"], seed, checkpoint=checkpoint, save_every=save_every)
     return score(world, encoded(run.model.target_encoder, world), seed)
