@@ -47,7 +47,7 @@ def predictor_scale(lam: Tensor, rho: Tensor, eps: float, step_fraction: float, 
                             step_fraction=step_fraction, num_seeds=1, num_records=200, init=init)
         ode = theory.progress_at(2 * sim.times[:, 0], "jepa", lam, rho, 2, eps).T
         errors.append(float((sim.progress[:, 0, 0] - ode).abs().max()))
-    return Break(f"predictor starts {times_larger:g} times as large as a layer", "largest |simulation - ODE|", *errors)
+    return Break(f"predictor starts {times_larger:g} times as large as a layer", "largest difference of simulation and ODE", *errors)
 
 
 def no_stop_gradient(lam: Tensor, rho: Tensor, generator: Generator) -> Break:
@@ -71,4 +71,4 @@ def small_batches(views: Views, eps: float, step_fraction: float, batch_size: in
         sim = nets.simulate("jepa", views.lam, views.rho, (2,), generator, eps=eps, fraction=0.5, step_fraction=step_fraction,
                             num_seeds=8, num_records=100, batches=lambda s: gaussian_minibatches(views, s, size, generator))
         worst.append(float((sim.progress[-20:, 0].mean((0, 1)) - 1).abs().max()))
-    return Break(f"minibatches of {batch_size} instead of 256", "worst |gain / fixed point - 1| at the end", *worst)
+    return Break(f"minibatches of {batch_size} instead of 256", "worst distance of gain / fixed point from 1 at the end", *worst)

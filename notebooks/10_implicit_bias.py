@@ -49,6 +49,7 @@ overrides = {}
 
 # %% tags=["hide-input"]
 import torch
+from IPython.display import Markdown
 
 from jepa_lab import claims, diagnostics, figures, records
 from jepa_lab import linear_nets as nets
@@ -369,7 +370,7 @@ fig.add_hline(y=1, line=dict(dash="dot", color="#888888"))
 lines = {f"JEPA, depth {L}": (cfg.ema_memories, ema.data["ratio"][i].tolist()) for i, L in enumerate(cfg.shallow_depths)}
 fig = figures.curves(lines, "memory of the EMA target, in critical times", "t* of noisy / t* of clean",
                      "A lagging target holds the clean features back")
-fig.update_xaxes(type="log").add_hline(y=1, line=dict(dash="dot", color="#888888"))
+fig.update_xaxes(type="log", tickvals=cfg.ema_memories).add_hline(y=1, line=dict(dash="dot", color="#888888"))
 
 # %% [markdown]
 # Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose rise is slow
@@ -433,7 +434,8 @@ figures.house(fig, "Critical time against measured rho, six directions of real p
 broken = paper.breaks(cfg)
 for b in broken:
     run.value(f"break: {b.switch}", b.broken)
-print("\n".join(f"{b.switch}\n    {b.measure}: {b.healthy:.3g} becomes {b.broken:.3g}" for b in broken))
+rows = "\n".join(f"| {b.switch} | {b.measure} | {b.healthy:.3g} | {b.broken:.3g} |" for b in broken)
+Markdown("| switch | measured | healthy | broken |\n|---|---|---|---|\n" + rows)
 
 # %% [markdown]
 # - **Large $\varepsilon$** makes noise look like the fastest learner, because its fixed point $\rho^L$ is about where it starts.
