@@ -49,7 +49,6 @@ overrides = {}
 
 # %% tags=["hide-input"]
 import torch
-from IPython.display import Markdown
 
 from jepa_lab import claims, diagnostics, figures, records
 from jepa_lab import linear_nets as nets
@@ -370,7 +369,7 @@ fig.add_hline(y=1, line=dict(dash="dot", color="#888888"))
 lines = {f"JEPA, depth {L}": (cfg.ema_memories, ema.data["ratio"][i].tolist()) for i, L in enumerate(cfg.shallow_depths)}
 fig = figures.curves(lines, "memory of the EMA target, in critical times", "t* of noisy / t* of clean",
                      "A lagging target holds the clean features back")
-fig.update_xaxes(type="log", tickvals=cfg.ema_memories).add_hline(y=1, line=dict(dash="dot", color="#888888"))
+fig.update_xaxes(type="log", tickvals=cfg.ema_memories, range=[-2.7, -0.4]).add_hline(y=1, line=dict(dash="dot", color="#888888"))
 
 # %% [markdown]
 # Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose rise is slow
@@ -431,6 +430,8 @@ figures.house(fig, "Critical time against measured rho, six directions of real p
 # Each row changes one thing and measures its effect.
 
 # %% tags=["hide-input"]
+from IPython.display import Markdown
+
 broken = paper.breaks(cfg)
 for b in broken:
     run.value(f"break: {b.switch}", b.broken)
