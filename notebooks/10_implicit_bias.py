@@ -457,7 +457,8 @@ print("saved the record", run.save().name)
 # %% [markdown]
 # The study has five outer seeds; the random parts average ten seeds or more inside each. Claims without randomness
 # (quadratures, population descent) have intervals of no width: there the verdict rests on the margin alone. All margins were committed before
-# the study; trial runs with other seeds had been seen.
+# the study. Trial runs with other seeds had been seen by then, and where nothing is random a trial run already shows the study's
+# number: those rows are checks of a calculation, not predictions.
 #
 # | claim | differs because |
 # |---|---|
