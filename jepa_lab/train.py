@@ -114,8 +114,7 @@ def start(model: JEPA, seed: int, device: torch.device | str) -> Run:
         {"params": [p for p in trained if p.ndim > 1], "decayed": True},
         {"params": [p for p in trained if p.ndim <= 1], "decayed": False, "weight_decay": 0.0},
     ]
-    on_host = torch.device(device).type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(groups, lr=0.0, fused=on_host)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)  # only the fused one reads the flag of a bad batch
     return Run(model, optimizer, torch.Generator(device).manual_seed(seed), seed)
 
 
@@ -199,11 +198,13 @@ def fit(
         loss.backward()
         recent.append((loss.detach(), update(run, loss, cfg)))
         run.step += 1
-        if run.step % cfg.log_every == 0 or run.step == cfg.num_steps:  # the only place that waits for the device
+        is_last = run.step == cfg.num_steps
+        saves = bool(checkpoint and save_every) and (run.step % save_every == 0 or is_last)
+        if run.step % cfg.log_every == 0 or is_last or saves:  # the only place that waits for the device
             log(run, recent, cfg, watch, to_batch, sampler)
             recent.clear()
             bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4f}")
-        if checkpoint and save_every and (run.step % save_every == 0 or run.step == cfg.num_steps):
+        if saves:
             save(checkpoint, run, cfg)
     return run
 

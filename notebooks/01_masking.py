@@ -61,7 +61,7 @@ run = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=
 study = records.load(paper.CHAPTER, preset="laptop")
 world = paper.centred(cfg, device)
 run.data(world.source.name, world.source.source, world.source.sha256, world.source.kind)
-print("data:", world.source.name, "from", world.source.source)
+print(f"data: {world.source.name}\nfrom: {world.source.source}")
 
 # %% [markdown]
 # ## The idea
@@ -71,12 +71,14 @@ print("data:", world.source.name, "from", world.source.source)
 # say what the target encoder computed there:
 #
 # $$
-# \mathcal L = \frac1M \sum_{i=1}^{M} D\big(\, g(f(x_{\text{context}}), \text{position}_i),\ \operatorname{LN}(\bar f(x))_{\text{block } i} \big),
-# \qquad \bar\theta \leftarrow m\,\bar\theta + (1-m)\,\theta
+# \begin{aligned}
+# \mathcal L &= \frac1M \sum_{i=1}^{M} D\big(\, g(f(x_C), p_i),\ \operatorname{LN}(\bar f(x))_{i} \big) \\
+# \bar\theta &\leftarrow m\,\bar\theta + (1-m)\,\theta
+# \end{aligned}
 # $$ (eq-ijepa)
 #
-# $f$ is `encoder`, $\bar f$ is `target_encoder`, $g$ is `predictor`, $m$ is `ema_decay`, $M$ is `num_targets`, and $D$ is the
-# smooth-L1 distance of the authors' code (their text writes a squared L2). Nothing but the mask decides how hard, and
+# $f$ is `encoder`, $\bar f$ is `target_encoder`, $g$ is `predictor`, $x_C$ the context, $p_i$ the positions of block $i$, $m$ is
+# `ema_decay`, $M$ is `num_targets`, and $D$ is the smooth-L1 distance of the authors' code (their text writes a squared L2). Nothing but the mask decides how hard, and
 # how useful, the task is. **So look at the masks first.** Pick a kind of data, move the sliders; the heat maps show how often
 # each position is seen and predicted.
 
@@ -142,13 +144,14 @@ points = {kind: {name: 100 * s[kind].value for name, s in scores.items()} for ki
 for kind, values in points.items():
     for name, value in values.items():
         run.value(f"{kind}: {name}", value)
-figures.arms(*scores)
-print(f"{'':26s} 10 labels per class    linear probe       kNN")
+figures.arms("I-JEPA", "no EMA, no stop-gradient", *scores)
+print(f"accuracy, %{'':14s}  10 labels      linear        kNN")
 for name, s in scores.items():
-    print(f"{name:26s}", *(f"{100 * x.value:5.1f} [{100 * x.low:4.1f}, {100 * x.high:4.1f}]  " for x in (s["few_label"], s["linear"], s["knn"])))
+    parts = (s["few_label"], s["linear"], s["knn"])
+    print(f"{name:24s}", *(f"{100 * x.value:5.1f} ±{50 * (x.high - x.low):3.1f}  " for x in parts))
 
 # %% [markdown]
-# The brackets are 95 % intervals of this one run: over draws of the labels in the first column, over test images in the
+# Behind ± stands half of the 95 % interval of this one run: over draws of the labels in the first column, over test images in the
 # other two. The intervals of the verdicts below are over seeds.
 #
 # ### My loss goes up: is it broken?

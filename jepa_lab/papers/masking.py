@@ -158,7 +158,7 @@ def _world(name: str, parts: tuple, patch: int, device: str) -> World:
     cut = [images.patchify(part.images, patch).to(device) for part in parts]
     labels = [part.labels.to(device) for part in parts]
     stats = images.pixel_stats(parts[0].images)
-    head = parts[0].subset(torch.arange(0), "source")
+    head = replace(parts[0].subset(torch.arange(0)), name=parts[0].name.split(" [")[0])
     return World(name, head, (side, side), cut[0], cut[1], labels[1], cut[2], labels[2], stats, parts[2].images[:64])
 
 
