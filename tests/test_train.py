@@ -270,6 +270,14 @@ def test_bf16_autocast_stays_near_float32():
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.005)
 
 
+def test_plain_attention_equals_the_fused_kernel():
+    model, (patches, drawn) = tiny(), batch()
+    fused = train.jepa_objective(model, patches, drawn)
+    train.choose_attention(model, plain=True)
+    assert not any(block.attn.fused_attn for block in model.encoder.blocks)
+    torch.testing.assert_close(train.jepa_objective(model, patches, drawn), fused)
+
+
 def test_compiled_equals_eager_without_graph_breaks():
     """In a process of its own, since the run-time shape checks of this suite would break the graph."""
     program = """if True:

@@ -61,7 +61,7 @@ CLAIMS = (
 class Config(train.Config):
     """One small I-JEPA, its two worlds and its probes. Sizes in pixels, counts in images."""
 
-    num_steps: int = 700
+    num_steps: int = 600
     batch_size: int = 64
     precision: str = "bf16"
     patch: int = 7  # 4 x 4 tokens of a 28 px garment
@@ -80,7 +80,7 @@ class Config(train.Config):
     canvas_clutter: int = 2  # fragments of other garments
     canvas_scale: tuple[float, float] = (0.8, 1.2)  # canvas pixels per garment pixel
     canvas_images: int = 20_000
-    canvas_steps: int = 400
+    canvas_steps: int = 300
     probe_train: int = 5000  # labelled images that the probes draw from, never used for training
     probe_test: int = 5000  # of the published test split
 
