@@ -96,7 +96,7 @@ def test_data_verbs_list_fetch_and_verify(monkeypatch, capsys, tmp_path):
 
 def test_train_hands_preset_folder_and_resume_to_the_paper(book, capsys, monkeypatch, tmp_path):
     seen = {}
-    chapters.paper("tiny").train = lambda config, out, resume: seen.update(config=config, out=out, resume=resume)
+    chapters.paper("tiny").headless = lambda config, out, resume: seen.update(config=config, out=out, resume=resume) or {}
     assert main(["train", "tiny", "--preset", "smoke", "--out", str(tmp_path / "here"), "--resume"]) == 0
     assert seen == {"config": {"lr": 0.1}, "out": tmp_path / "here", "resume": True}
 

@@ -64,7 +64,7 @@ def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str
     if not rows:
         return "No chapter states a claim yet.\n"
     lines = [
-        "| Chapter | Claim | Paper | Ours per seed | Baseline per seed | Gain: mean [95 % interval] | Margin | Verdict |",
+        "| Claim | Verdict | Gain: mean [95 % interval] | Margin | Ours per seed | Baseline per seed | Paper | Chapter |",  # phones show two
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -73,9 +73,10 @@ def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str
         interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
         gain = f"{row['mean']:.3g}{interval}" if row["n_seeds"] else "not measured"
         cells = [
-            _link(row["chapter"]), f"{row['statement']} ({row['metric']}, {row['direction']} is better)", paper,
-            _numbers(row["values"]), ": ".join(filter(None, [against, _numbers(row["baseline_values"])])), gain, f"{row['margin']:g}",
+            f"{row['statement']} ({row['metric']}, {row['direction']} is better)",
             f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}",
+            gain, f"{row['margin']:g}", _numbers(row["values"]),
+            ": ".join(filter(None, [against, _numbers(row["baseline_values"])])), paper, _link(row["chapter"]),
         ]  # fmt: skip
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
