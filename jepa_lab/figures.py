@@ -22,8 +22,8 @@ COLLAPSE_HINTS = {
     "loss": "can be low when collapsed",
     "feature_std": "0 = collapsed",
     "rankme": "1 = collapsed",
-    "lidar": "1 = collapsed",
-    "alpha_req": "large = collapsed",
+    "lidar": "1 = collapsed, but knows no scale",
+    "alpha_req": "slope of the spectrum, knows no scale",
     "cosine_to_mean": "1 = collapsed",
     "target_variance": "0 = collapsed",
 }

@@ -119,9 +119,9 @@ print("loss", float(train.jepa_objective(model, batch, drawn)))
 
 # %% [markdown]
 # Two details matter more on small images than any mask. The patch embedding is drawn by fan-in: with the published standard
-# deviation 0.02 a small patch is drowned by its position code, every target looks like every other, and training collapses
-# for its first thousand steps. And the context must not starve: the published sampler with a large batch would leave a handful
-# of tokens here.
+# deviation 0.02 the 49 pixels of a patch would add up to $0.02\sqrt{49} = 0.14$ beside a position code of size 0.7, and every target would look
+# like every other. And the context must not starve: on this 4 × 4 grid the published rules, which ask for more than ten context
+# tokens beside four blocks, cannot be met at all.
 #
 # ## Experiment
 #
@@ -176,16 +176,17 @@ for name in pair:
     print(f"{name}: loss {last['loss']:.4f}; alarm: {diagnostics.collapsed(last) or 'none'}")
 
 # %% [markdown]
-# **What to look at.** {term}`RankMe` and {term}`LiDAR` count directions that carry something; near 1 they say that all images look
-# alike. `feature_std` is the plain spread. A cosine to the mean near 1 says that one direction is all there is. `alpha_req` is the
-# slope of the spectrum, large when it falls off a cliff. The alarm is one function, `diagnostics.collapsed`.
+# **What to look at.** {term}`RankMe` counts the directions that carry something; near 1 it says that all images look alike. `feature_std` is
+# the plain spread. A cosine to the mean near 1 says that one direction is all there is. {term}`LiDAR` and `alpha_req`, the slope of the
+# spectrum, know no scale: when all features shrink together, what is left over can still look rich to them. So the alarm,
+# one function called `diagnostics.collapsed`, listens to the first three.
 #
 # ### A fairer world
 #
 # Every Fashion-MNIST garment sits in the middle of a black square, so raw pixels are already a good description. Here are the same
 # garments at random places and scales, among fragments of others, in uneven light. These canvases are **generated**; the
-# exact mask of every object is known (`data.images.cluttered`). How cluttered they are was chosen by looking at the controls
-# alone, before any encoder was trained on the final setting.
+# exact mask of every object is known (`data.images.cluttered`). A first, harder setting left every method near chance, the controls
+# included; this one was then chosen by looking at the controls alone.
 
 # %%
 canvas = paper.cluttered(cfg, device)
@@ -256,17 +257,18 @@ for name, trained in runs.items():
 figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds, in points; positive is as claimed")
 
 # %% [markdown]
-# Why ours can differ, whatever the verdicts say:
+# Why ours can differ; these are explanations to test, not results:
 #
-# - **Scale.** The paper trains for hundreds of epochs on 1.3 million colour photographs; this page sees fewer than 50,000 small grey
-#   images, less than one epoch. Pixel prediction learns fast and saturates, feature prediction needs its target to become
-#   good first; so an early stop favours pixels.
-# - **Grid.** 4 × 4 tokens instead of 14 × 14. A "block" is four tokens, and a random choice of four is not far from it.
+# - **Features against pixels.** The paper trains for hundreds of epochs on 1.3 million photographs; this page sees fewer than 40,000
+#   small grey images, less than one epoch. Pixel prediction learns fast and saturates, while feature prediction waits for its
+#   own targets to become good; an early stop favours pixels. And there is little in these images but shape, which pixels show.
+# - **Blocks against scattered tokens or one block.** On 4 × 4 tokens a "block" is four of them, and a random choice of four is not far from it.
+# - **Four blocks against one.** Four 2 × 2 blocks leave 4 of 16 tokens as context, one block leaves 12. On the paper's 14 × 14 grid
+#   there is context enough for both.
+# - **Output against input.** A block encoded alone still holds a quarter of the picture; in the paper a target block is a sixth of a much richer one.
 # - **Controls.** Raw pixels of centred garments are a far stronger baseline than raw pixels of photographs. And a transformer drawn
-#   by fan-in is a better random feature extractor than the published initialisation, which makes our random control harder
-#   to beat, too.
-# - **Clutter.** Finding *what* moves in front of *what* is the part that needs training time. At this budget the canvases tell
-#   you what has not been learned yet; that is what the `gpu` preset is for.
+#   by fan-in is a better random feature extractor than the published initialisation, which makes that control harder, too.
+# - **Clutter.** Finding *what* lies in front of *what* takes training time. At this budget the canvases tell what has not been learned yet.
 #
 # ## Exercises
 #

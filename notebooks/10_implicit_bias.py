@@ -26,7 +26,7 @@
 # | **Claim** | Train two deep linear networks on pairs $(x, y)$. One predicts $y$ (MAE), one predicts its own encoding of $y$ (JEPA). Both learn strong features first. Only JEPA also asks how *predictable* a feature is, so it passes over strong noise that MAE grabs. |
 # | **The paper's number** | a formula rather than a score: the critical times of its Theorem 4.5, to be compared with ours below |
 # | **Data** | simulated Gaussian pairs; at the end real patches of Fashion-MNIST |
-# | **Time** | under 3 minutes on one laptop core; preset `gpu`: minutes on a GPU, with 256 seeds at once |
+# | **Time** | under 3 minutes on one laptop core; preset `gpu` (256 seeds at once) on one GPU: not timed yet |
 #
 # The full text of the paper was not at hand when this page was written. Its equations were derived again and are tested
 # here; equation and theorem numbers are second hand, and so is what its figures show. The grids of its figures could not
