@@ -61,16 +61,17 @@ CLAIMS = (
 class Config(train.Config):
     """One small I-JEPA, its two worlds and its probes. Sizes in pixels, counts in images."""
 
-    num_steps: int = 600
-    batch_size: int = 64
+    num_steps: int = 850
+    batch_size: int = 32  # at equal time more, smaller steps did better on held-out training images
+    log_every: int = 85
     precision: str = "bf16"
     patch: int = 7  # 4 x 4 tokens of a 28 px garment
     width: int = 64
     depth: int = 3
     heads: int = 2
-    predictor_width: int = 32
+    predictor_width: int = 64
     predictor_depth: int = 2
-    num_targets: int = 4
+    num_targets: int = 2  # paper: 4, which on 4 x 4 tokens would leave 4 of them as context
     target_scale: tuple[float, float] = (0.15, 0.25)  # share of the grid; paper: 0.15 to 0.2, which no block of 4 x 4 has
     target_aspect: tuple[float, float] = (0.75, 1.5)
     context_scale: tuple[float, float] = (0.85, 1.0)
@@ -80,7 +81,7 @@ class Config(train.Config):
     canvas_clutter: int = 2  # fragments of other garments
     canvas_scale: tuple[float, float] = (0.8, 1.2)  # canvas pixels per garment pixel
     canvas_images: int = 20_000
-    canvas_steps: int = 300
+    canvas_steps: int = 400
     probe_train: int = 5000  # labelled images that the probes draw from, never used for training
     probe_test: int = 5000  # of the published test split
 
@@ -91,11 +92,11 @@ def preset(name: str, **overrides) -> Config:
         "smoke": Config(num_steps=8, collapse_steps=60, batch_size=32, log_every=4, width=32, depth=2, predictor_width=16,
                         predictor_depth=1, canvas_images=300, canvas_steps=6, probe_train=300, probe_test=200),
         "laptop": Config(),
-        "gpu": Config(num_steps=40_000, batch_size=512, patch=4, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3,
+        "gpu": Config(num_targets=4, num_steps=40_000, batch_size=512, patch=4, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3,
                       target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=500, collapse_steps=1000, canvas_images=60_000, canvas_steps=40_000,
                       probe_train=10_000, probe_test=10_000),
         # ViT-H/14 of the paper, section 4 and appendix; ImageNet images come from data.images.image_folder
-        "paper": Config(num_steps=187_500, batch_size=2048, patch=14, width=1280, depth=32, heads=16, predictor_width=384,
+        "paper": Config(num_targets=4, num_steps=187_500, batch_size=2048, patch=14, width=1280, depth=32, heads=16, predictor_width=384,
                         predictor_depth=12, target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=1000),
     }  # fmt: skip
     if name not in presets:
@@ -217,6 +218,11 @@ class Arm:
     changes: dict | None = None
 
 
+def block_count(num_targets: int) -> str:
+    """The name of the arm with that many target blocks; the reference arm, "I-JEPA", stands for its own number."""
+    return f"{num_targets} target block{'s' * (num_targets > 1)}"
+
+
 def arms(cfg: Config, world: World) -> dict[str, Arm]:
     """Every arm of the chapter by the name it has in the figures; "I-JEPA" is the reference."""
     base = multi_block(cfg, world.grid, cfg.num_targets)
@@ -225,9 +231,7 @@ def arms(cfg: Config, world: World) -> dict[str, Arm]:
         "pixel targets": Arm(base, pixel_objective, world.patches.shape[-1]),
         "random tokens": Arm(scattered(cfg, world.grid)),
         "one large block": Arm(one_block(cfg, world.grid)),
-        "1 target block": Arm(multi_block(cfg, world.grid, 1)),
-        "2 target blocks": Arm(multi_block(cfg, world.grid, 2)),
-        "3 target blocks": Arm(multi_block(cfg, world.grid, 3)),
+        **{block_count(m): Arm(multi_block(cfg, world.grid, m)) for m in (1, 2, 3, 4) if m != cfg.num_targets},
         "masked at the input": Arm(base, input_masked_objective),
         "no EMA, no stop-gradient": Arm(
             base, collapsing_objective, changes={"ema_decay": (0.0, 0.0), "num_steps": cfg.collapse_steps, "precision": "float32"}
