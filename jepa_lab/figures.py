@@ -273,12 +273,12 @@ def verdict_table(rows: Sequence[Mapping], caption: str = ""):
         value = row.get(key)
         return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
 
-    head = ("Claim", "Paper", "Gain we measured", "95 % interval", "Margin", "Seeds", "Verdict")
+    head = ("Claim", "Verdict", "Gain we measured", "95 % interval", "Margin", "Paper", "Seeds")  # what matters first, for phones
     body = []
     for row in rows:
-        cells = (html.escape(row["statement"]), html.escape(str(row.get("paper_value") or "–")), number(row, "mean"),
-                 f"{number(row, 'ci_low')} … {number(row, 'ci_high')}", number(row, "margin"), str(row["n_seeds"]),
-                 badge(row["verdict"]))
+        cells = (html.escape(row["statement"]), badge(row["verdict"]), number(row, "mean"),
+                 f"{number(row, 'ci_low')} … {number(row, 'ci_high')}", number(row, "margin"),
+                 html.escape(str(row.get("paper_value") or "–")), str(row["n_seeds"]))
         body.append("<tr><th scope=\"row\">" + cells[0] + "</th>" + "".join(f"<td>{c}</td>" for c in cells[1:]) + "</tr>")
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
     said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
