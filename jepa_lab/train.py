@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jepa_lab import diagnostics
+from jepa_lab import checkpoints, diagnostics, distributed
 from jepa_lab.encoders import Encoder
 from jepa_lab.losses import gather_blocks, normalise, smooth_l1
 from jepa_lab.masks import Masks
@@ -145,7 +144,7 @@ def update(run: Run, loss: Tensor, cfg: Config) -> Tensor:
     model, optimizer = run.model, run.optimizer
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, cfg.clip_norm)
-    ok = torch.isfinite(loss) & torch.isfinite(norm)
+    ok = distributed.agree(torch.isfinite(loss) & torch.isfinite(norm))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(run.step, cfg)
         if group["decayed"]:
@@ -177,37 +176,96 @@ def fit(
     checkpoint: Path | None = None,
     save_every: int = 0,
     progress: bool = True,
+    micro_batches: int = 1,
+    compile: bool | None = None,
 ) -> Run:
-    """Train from `run.step` to `cfg.num_steps`.
+    """Train from `run.step` to `cfg.num_steps`, on as many processes as `distributed.start` joined.
 
     patches: the whole data set on the training device, usually uint8. to_batch: casts and scales some of it to floats.
     sampler: draws masks for a batch. watch: held-out patches whose latents feed the collapse panel in `run.history`.
-    Raises RuntimeError after more than `cfg.max_bad_steps` non-finite batches.
+    micro_batches: parts into which each process cuts its share of a batch, to save memory; gradients add up, so the step
+    is the same unless the objective needs statistics of the whole batch. compile: by default on a GPU only.
+    Raises ValueError for data that do not suit the run, OSError when `checkpoint` cannot be written, and RuntimeError
+    after more than `cfg.max_bad_steps` non-finite batches.
     """
-    from tqdm import tqdm
-
-    device = patches.device
+    device, is_first = _check(run, patches), distributed.rank() == 0
+    if checkpoint and is_first:
+        checkpoints.writable(checkpoint)
     choose_attention(run.model, plain=device.type == "cpu" and cfg.precision == "bf16")
+    step = wrap(run.model, objective, device.type == "cuda" if compile is None else compile)
     batches = batch_indices(len(patches), cfg.batch_size, run.seed, run.step)
     recent: list[tuple[Tensor, Tensor]] = []
-    bar = tqdm(range(run.step, cfg.num_steps), disable=not progress, file=sys.stderr, mininterval=1.0, unit="step")
+    bar = progress_bar(run, cfg, progress and is_first)
     for _ in bar:
-        batch_BNP = to_batch(patches[next(batches).to(device)])
-        masks = sampler(cfg.batch_size, run.generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-            loss = objective(run.model, batch_BNP, masks)
-        loss.backward()
-        recent.append((loss.detach(), update(run, loss, cfg)))
+        loss, masks = torch.zeros((), device=device), sampler(cfg.batch_size, run.generator)
+        for part, (idx_B, seen) in enumerate(distributed.share(next(batches), masks, micro_batches), start=1):
+            batch_BNP = to_batch(patches[idx_B.to(device)])
+            with silent(step, part < micro_batches):
+                with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+                    part_loss = step(batch_BNP, seen) / micro_batches
+                part_loss.backward()
+            loss += part_loss.detach()
+        recent.append((loss, update(run, loss, cfg)))
         run.step += 1
         is_last = run.step == cfg.num_steps
         saves = bool(checkpoint and save_every) and (run.step % save_every == 0 or is_last)
         if run.step % cfg.log_every == 0 or is_last or saves:  # the only place that waits for the device
             log(run, recent, cfg, watch, to_batch, sampler)
             recent.clear()
-            bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4f}")
-        if saves:
+            bar.set_postfix_str(status(run, cfg, bar.format_dict["rate"]))
+        if saves and is_first:
             save(checkpoint, run, cfg)
     return run
+
+
+class Step(nn.Module):
+    """Model and objective as one module, which `torch.compile` and DDP can wrap."""
+
+    def __init__(self, model: JEPA, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, patches_BNP: Tensor, masks: Masks) -> Tensor:
+        return self.objective(self.model, patches_BNP, masks)
+
+
+def wrap(model: JEPA, objective: Objective, compile: bool) -> nn.Module:
+    """The step that `fit` calls: averaged over processes where there are several, compiled where asked."""
+    step: nn.Module = Step(model, objective)
+    if distributed.world() > 1:
+        step = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return torch.compile(step, dynamic=False) if compile else step
+
+
+def silent(step: nn.Module, more_to_come: bool):
+    """Processes exchange gradients once a step: after the last micro-batch."""
+    return step.no_sync() if more_to_come and hasattr(step, "no_sync") else nullcontext()
+
+
+def _check(run: Run, patches: Tensor) -> torch.device:
+    """The device of model, generator and data; raises ValueError when they differ or the run is not at a step."""
+    devices = {"the model": next(run.model.parameters()).device, "the generator": run.generator.device, "the data": patches.device}
+    if len({device.type for device in devices.values()}) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"everything must be on one device, but {where}; give train.start the device of the data")
+    if run.step < 0:
+        raise ValueError(f"a run cannot be at step {run.step}; start a fresh one with train.start")
+    return patches.device
+
+
+def progress_bar(run: Run, cfg: Config, shown: bool):
+    """Steps with time left, on stderr."""
+    from tqdm import tqdm
+
+    steps = range(run.step, cfg.num_steps)
+    return tqdm(steps, initial=run.step, total=cfg.num_steps, disable=not shown, file=sys.stderr, mininterval=1.0, unit="step")
+
+
+def status(run: Run, cfg: Config, steps_per_s: float | None) -> str:
+    """Loss, samples per second and the collapse alarm, as of the last log."""
+    last = {name: values[-1] for name, values in run.history.items()}
+    alarm = diagnostics.collapsed(last) if "rankme" in last else None
+    return f"loss {last['loss']:.4f}, {(steps_per_s or 0) * cfg.batch_size:.0f} samples/s" + (f", ALARM: {alarm}" if alarm else "")
 
 
 def choose_attention(model: nn.Module, plain: bool) -> None:
@@ -220,6 +278,7 @@ def choose_attention(model: nn.Module, plain: bool) -> None:
 def log(run: Run, recent: list, cfg: Config, watch: Tensor | None, to_batch: Callable, sampler: Sampler) -> None:
     """Read back the losses since the last call, count bad steps, measure the collapse panel."""
     losses, oks = (torch.stack(column) for column in zip(*recent))
+    losses = distributed.mean(losses)
     run.bad_steps += int((~oks).sum())
     if run.bad_steps > cfg.max_bad_steps:
         raise RuntimeError(
@@ -261,44 +320,27 @@ def embed(
 
 
 def save(path: Path, run: Run, cfg: Config) -> None:
-    """Write a checkpoint beside its final name, flush it, rename it: a kill leaves the old one or the new one."""
+    """Write all of a run (see `checkpoints.write`): weights, EMA, optimiser, generators, step, history."""
     state = {
-        "format": "jepa_lab.train/1",
         "config": {name: str(value) for name, value in asdict(cfg).items()},
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "generator": run.generator.get_state(),
+        "torch_generator": torch.get_rng_state(),  # dropout, where a model has it
         "seed": run.seed,
         "step": run.step,
         "bad_steps": run.bad_steps,
         "history": run.history,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    checkpoints.write(path, state)
 
 
 def load(path: Path, run: Run, cfg: Config) -> Run:
-    """Put a checkpoint's state into `run`; it must come from the same config.
+    """Put a checkpoint's state into `run`, and torch's own generator where it was.
 
-    Raises ValueError on a corrupt or foreign file. Nothing but tensors and plain values is ever unpickled.
+    Raises ValueError on a corrupt or foreign file and on one of another config or seed.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != "jepa_lab.train/1":
-            raise ValueError(f"format {state['format']!r}")
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a usable checkpoint of this engine ({error}); delete it to start afresh") from None
+    state = checkpoints.read(path)
     ours = {name: str(value) for name, value in asdict(cfg).items()}
     changed = sorted(name for name in ours if state["config"].get(name) != ours[name])
     if changed or state["seed"] != run.seed:
@@ -306,5 +348,6 @@ def load(path: Path, run: Run, cfg: Config) -> Run:
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.generator.set_state(state["generator"])
+    torch.set_rng_state(state["torch_generator"])
     run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
     return run
