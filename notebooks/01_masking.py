@@ -51,7 +51,7 @@ from dataclasses import replace
 
 import torch
 
-from jepa_lab import claims, diagnostics, figures, masks, records, train
+from jepa_lab import claims, diagnostics, figures, masks, records, train, worlds
 from jepa_lab.explorers import masks as explorer
 from jepa_lab.papers import masking as paper
 
@@ -59,7 +59,7 @@ device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" el
 cfg = paper.preset(preset, **overrides)
 run = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
 study = records.load(paper.CHAPTER, preset="laptop")
-world = paper.centred(cfg, device)
+world = worlds.centred(cfg, device)
 run.data(world.source.name, world.source.source, world.source.sha256, world.source.kind)
 print(f"data: {world.source.name}\nfrom: {world.source.source}")
 
@@ -104,9 +104,9 @@ explorer.statistics_figure(draws=2000 if preset != "smoke" else 256)
 # One mask record, one encoder, one predictor, one objective. Everything the page trains below is made of these lines.
 
 # %%
-model = paper.model(cfg, world.grid, world.patches.shape[-1], seed)
+model = worlds.model(cfg, world.grid, world.patches.shape[-1], seed)
 batch = world.to_batch(world.patches[:8].cpu())
-sampler = paper.multi_block(cfg, world.grid, cfg.num_targets)
+sampler = worlds.multi_block(cfg, world.grid, cfg.num_targets)
 drawn = sampler(8, torch.Generator().manual_seed(seed))
 context = model.encoder(batch, drawn.context_idx)
 pred = model.predictor(context, drawn)
@@ -132,13 +132,13 @@ print("loss", float(train.jepa_objective(model, batch, drawn)))
 
 # %%
 runs, scores = {}, {}
-for name, embed in paper.controls(cfg, world, seed).items():
-    scores[name] = paper.score(world, embed, seed)
+for name, embed in worlds.controls(cfg, world, seed).items():
+    scores[name] = worlds.score(world, embed, seed)
 for name, arm in paper.arms(cfg, world).items():
     print(f"training {name}", flush=True)
-    runs[name] = paper.train_arm(cfg, world, arm, seed)
+    runs[name] = worlds.train_arm(cfg, world, arm, seed)
     target_encoder = runs[name].model.target_encoder
-    scores[name] = paper.score(world, paper.encoded(target_encoder, world), seed)
+    scores[name] = worlds.score(world, worlds.encoded(target_encoder, world), seed)
 
 # %% tags=["hide-input"]
 points = {kind: {name: 100 * s[kind].value for name, s in scores.items()} for kind in ("few_label", "linear", "knn")}
@@ -192,10 +192,10 @@ for name in pair:
 # %%
 canvas = paper.cluttered(cfg, device)
 run.data(canvas.source.name, canvas.source.source, canvas.source.sha256, "generated")
-canvas_scores = {name: paper.score(canvas, embed, seed) for name, embed in paper.controls(cfg, canvas, seed).items()}
+canvas_scores = {name: worlds.score(canvas, embed, seed) for name, embed in worlds.controls(cfg, canvas, seed, pool=2).items()}
 canvas_cfg = replace(cfg, num_steps=cfg.canvas_steps)
-canvas_run = paper.train_arm(canvas_cfg, canvas, paper.arms(cfg, canvas)["I-JEPA"], seed)
-canvas_scores["I-JEPA"] = paper.score(canvas, paper.encoded(canvas_run.model.target_encoder, canvas), seed)
+canvas_run = worlds.train_arm(canvas_cfg, canvas, paper.arms(cfg, canvas)["I-JEPA"], seed)
+canvas_scores["I-JEPA"] = worlds.score(canvas, worlds.encoded(canvas_run.model.target_encoder, canvas), seed)
 for name, s in canvas_scores.items():
     print(f"{name:24s} linear {100 * s['linear'].value:5.1f}   kNN {100 * s['knn'].value:5.1f}   10 labels {100 * s['few_label'].value:5.1f}")
 

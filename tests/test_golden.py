@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jepa_lab import worlds
 from jepa_lab.data.images import ImageSet, split
 from jepa_lab.papers import implicit_bias, masking
 
@@ -37,13 +38,13 @@ def kind() -> str:
     return " / ".join([model, torch.backends.cpu.get_cpu_capability(), *bf16, f"torch {torch.__version__}"])
 
 
-def world() -> masking.World:
+def world() -> worlds.World:
     """Coarse random squares under noise, 28 px: whole numbers only, so the same on every computer."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(0, 200, (240, 7, 7), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
     noisy = (coarse + torch.randint(0, 56, coarse.shape, generator=generator)).to(torch.uint8)
     everything = ImageSet(noisy, torch.arange(240) % 4, "squares", "made here", "0" * 64, "generated", tuple("abcd"))
-    return masking._world("centred", split(everything, (160, 40, 40), seed=0), 7, "cpu")
+    return worlds.cut("centred", split(everything, (160, 40, 40), seed=0), 7, "cpu")
 
 
 def masked(precision: str) -> dict:
@@ -51,7 +52,7 @@ def masked(precision: str) -> dict:
     cfg = replace(masking.preset("smoke"), precision=precision, log_every=1)
     cfg, found, scene = replace(cfg, collapse_steps=cfg.num_steps), {}, world()
     for name, arm in masking.arms(cfg, scene).items():
-        run = masking.train_arm(cfg, scene, arm, 0, progress=False)
+        run = worlds.train_arm(cfg, scene, arm, 0, progress=False)
         weights = torch.cat([p.detach().flatten() for p in run.model.encoder.parameters()])
         found[name] = {"numbers": [*run.history["loss"], float(weights.double().norm())],
                        "sha256": hashlib.sha256(weights.numpy().tobytes()).hexdigest()}  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jepa_lab import diagnostics, train
+from jepa_lab import diagnostics, train, worlds
 from jepa_lab.data import images
 from jepa_lab.papers import masking
 
@@ -17,15 +17,15 @@ def world():
     """A small world of scikit-learn's digits: no download."""
     everything, test = images.digits("train"), images.digits("test")
     unlabelled, probe = images.split(everything, (1200, 300), seed=0)
-    return masking._world("centred", (unlabelled, probe, test), CFG.patch, "cpu")
+    return worlds.cut("centred", (unlabelled, probe, test), CFG.patch, "cpu")
 
 
 def test_every_arm_takes_a_step_and_shares_its_start(world):
     starts, ends, cfg = [], [], replace(CFG, num_steps=3, collapse_steps=3)
     for name, arm in masking.arms(cfg, world).items():
-        fresh = masking.model(CFG, world.grid, world.patches.shape[-1], 0, arm.out_dim).encoder.embed.weight
+        fresh = worlds.model(CFG, world.grid, world.patches.shape[-1], 0, arm.predictor).encoder.embed.weight
         starts.append(fresh.detach().clone())
-        run = masking.train_arm(cfg, world, arm, 0, progress=False)
+        run = worlds.train_arm(cfg, world, arm, 0, progress=False)
         assert run.step == 3 and run.bad_steps == 0, name
         ends.append(run.model.encoder.embed.weight.detach())
     assert all(torch.equal(s, starts[0]) for s in starts)
@@ -50,7 +50,7 @@ def test_masks_of_the_arms_hide_as_much(world):
 def test_the_collapse_switch_collapses_and_the_alarm_says_so(world):
     both, cfg = {}, replace(CFG, num_steps=120, collapse_steps=120, log_every=30)
     for name in ("I-JEPA", "no EMA, no stop-gradient"):
-        run = masking.train_arm(cfg, world, masking.arms(cfg, world)[name], 0, progress=False)
+        run = worlds.train_arm(cfg, world, masking.arms(cfg, world)[name], 0, progress=False)
         both[name] = diagnostics.collapsed({k: v[-1] for k, v in run.history.items()})
     assert both["no EMA, no stop-gradient"] is not None and both["I-JEPA"] is None
 
@@ -58,22 +58,23 @@ def test_the_collapse_switch_collapses_and_the_alarm_says_so(world):
 def test_training_of_a_run_can_be_cut_and_resumed(world, tmp_path):
     cfg, path = replace(CFG, num_steps=6), tmp_path / "checkpoint.pt"
     arm = masking.arms(cfg, world)["I-JEPA"]
-    whole = masking.train_arm(cfg, world, arm, 0, progress=False)
-    masking.train_arm(cfg, world, arm, 0, progress=False, checkpoint=path, save_every=4)
-    again = masking.train_arm(cfg, world, arm, 0, progress=False, checkpoint=path)
+    whole = worlds.train_arm(cfg, world, arm, 0, progress=False)
+    worlds.train_arm(cfg, world, arm, 0, progress=False, checkpoint=path, save_every=4)
+    again = worlds.train_arm(cfg, world, arm, 0, progress=False, checkpoint=path)
     assert torch.equal(whole.model.encoder.embed.weight, again.model.encoder.embed.weight)
 
 
 def test_scores_of_controls_and_encoder(world):
-    for name, embed in masking.controls(CFG, world, 0).items():
-        scores = masking.score(world, embed, 0)
+    for name, embed in worlds.controls(CFG, world, 0).items():
+        scores = worlds.score(world, embed, 0)
         assert set(scores) == {"linear", "knn", "few_label"} and all(0.1 < s.value <= 1 for s in scores.values()), name
 
 
 def test_pixel_targets_are_the_hidden_pixels(world):
-    model = masking.model(CFG, world.grid, world.patches.shape[-1], 0, world.patches.shape[-1])
+    arm = masking.arms(CFG, world)["pixel targets"]
+    model = worlds.model(CFG, world.grid, world.patches.shape[-1], 0, arm.predictor)
     batch = world.to_batch(world.patches[:4])
-    drawn = masking.arms(CFG, world)["pixel targets"].sampler(4, torch.Generator().manual_seed(0))
+    drawn = arm.sampler(4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.predictor.out.weight.zero_(), model.predictor.out.bias.zero_()
         loss = masking.pixel_objective(model, batch, drawn)
@@ -90,7 +91,7 @@ def test_presets_refuse_unknown_names():
 
 def test_the_paper_preset_is_vit_h_14_with_the_papers_masks():
     cfg = masking.preset("paper")
-    sampler = masking.multi_block(cfg, (16, 16), cfg.num_targets)
+    sampler = worlds.multi_block(cfg, (16, 16), cfg.num_targets)
     areas = {h * w for h, w in sampler.keywords["target_shapes"]}
     assert len(areas) == 1 and 0.15 <= areas.pop() / 256 <= 0.2
     assert isinstance(cfg, train.Config) and (cfg.width, cfg.depth, cfg.heads) == (1280, 32, 16)

@@ -6,7 +6,7 @@ Shape letters: `L` depths, `S` seeds of one run, `D` features, `T` recorded time
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import log
 from typing import NamedTuple
 from zlib import crc32
@@ -14,7 +14,7 @@ from zlib import crc32
 import torch
 from torch import Generator, Tensor
 
-from jepa_lab import linear_breaks
+from jepa_lab import linear_breaks, presets
 from jepa_lab import linear_nets as nets
 from jepa_lab import linear_theory as theory
 from jepa_lab.claims import Claim
@@ -134,7 +134,7 @@ class Config:
 
 def preset(name: str, **overrides) -> Config:
     """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
-    presets = {
+    return presets.choose({
         "smoke": Config(depths=(1, 2), eps=0.02, step_fraction=0.16, num_seeds=3, batch_size=64, num_records=200,
                         inversion_depth=3, random_seeds=3, horizon_factor=2.0, angles=(0.0, 20.0), ema_memories=(0.01, 0.1),
                         relu_hidden=8, relu_steps=300, num_patches=500),
@@ -142,14 +142,7 @@ def preset(name: str, **overrides) -> Config:
         "gpu": Config(depths=(1, 2, 3, 4), eps=3e-3, num_seeds=256, random_seeds=1024, batch_size=1024, relu_hidden=256,
                       num_patches=20_000),
         "paper": Config(step_fraction=0.01, num_seeds=32, batch_size=1024),
-    }
-    if name not in presets:
-        raise ValueError(f"unknown preset {name!r}; there are: {', '.join(presets)}")
-    known = [f.name for f in fields(Config)]
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; the fields are: {', '.join(known)}")
-    return replace(presets[name], **overrides)
+    }, name, overrides)  # fmt: skip
 
 
 class Outcome(NamedTuple):
