@@ -67,11 +67,21 @@ def gather(z_nD: Float[Tensor, "n D"]) -> Float[Tensor, "m D"]:
     Every process then holds the same loss. Its gradient reaches each process's rows once per process, and averaging the
     gradients over processes, as DDP does, takes that factor out again.
     """
-    if world() == 1:
-        return z_nD
-    from torch.distributed.nn.functional import all_gather
+    return z_nD if world() == 1 else _Gather.apply(z_nD)
 
-    return torch.cat(list(all_gather(z_nD.contiguous())))
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z_nD: Tensor) -> Tensor:
+        parts = [torch.empty_like(z_nD) for _ in range(world())]
+        dist.all_gather(parts, z_nD.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad_mD: Tensor) -> Tensor:
+        grad_mD = grad_mD.contiguous()
+        dist.all_reduce(grad_mD)
+        return grad_mD.chunk(world())[rank()]
 
 
 def mean(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

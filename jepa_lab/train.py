@@ -233,7 +233,7 @@ def wrap(model: JEPA, objective: Objective, compile: bool) -> nn.Module:
     """The step that `fit` calls: averaged over processes where there are several, compiled where asked."""
     step: nn.Module = Step(model, objective)
     if distributed.world() > 1:
-        step = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
+        step = nn.parallel.DistributedDataParallel(step, gradient_as_bucket_view=True)
     return torch.compile(step, dynamic=False) if compile else step
 
 

@@ -261,6 +261,13 @@ def test_watching_changes_no_training():
     assert torch.equal(weights(fit()), weights(fit(watch=data(30))))
 
 
+def test_the_progress_bar_says_loss_speed_and_collapse():
+    run = fit(watch=data(30))
+    assert train.status(run, CFG, 2.0) == f"loss {run.history['loss'][-1]:.4f}, 16 samples/s"
+    run.history["feature_std"][-1] = 0.0
+    assert "ALARM: complete collapse" in train.status(run, CFG, None)
+
+
 def test_bf16_autocast_stays_near_float32():
     model, (patches, drawn) = tiny(), batch(16)
     exact = train.jepa_objective(model, patches, drawn)
@@ -293,6 +300,20 @@ def test_compiled_equals_eager_without_graph_breaks():
             drawn = masks.multi_block((4, 4), 4, torch.Generator().manual_seed(seed), num_targets=2, target_shapes=[(1, 2)], num_context=6)
             patches = torch.randn(4, 16, 9)
             torch.testing.assert_close(graph(model, patches, drawn), train.jepa_objective(model, patches, drawn))
+
+        def trained(compile):
+            torch.manual_seed(0)
+            model = train.JEPA(Encoder((4, 4), 9, 16, 1, 2), Predictor((4, 4), 16, 8, 1, 2, 16))
+            sampler = partial(masks.multi_block, (4, 4), num_targets=2, target_shapes=[(1, 2)], num_context=6)
+            data = torch.randn(16, 16, 9, generator=torch.Generator().manual_seed(0))
+            run = train.start(model, 0, "cpu")
+            train.fit(run, train.Config(num_steps=3, batch_size=8), data, torch.nn.Identity(), sampler, progress=False, compile=compile)
+            return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+        plain, compiler, calls = trained(False), torch.compile, []
+        torch.compile = lambda step, **how: calls.append(how) or compiler(step, backend="aot_eager", fullgraph=True, **how)
+        torch.testing.assert_close(trained(True), plain)
+        assert calls == [{"dynamic": False}]
         print("equal")
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
@@ -326,6 +347,11 @@ def test_position_codes_tell_every_cell_apart():
         (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 3), "does not split into 3 heads"),
         (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 2)(torch.zeros(2, 9, PATCH_DIM)), "expected patches"),
         (lambda: next(train.batch_indices(3, 8, 0)), "cannot fill one batch"),
+        (lambda: fit(patches=data().to("meta")), "everything must be on one device, but the model on cpu"),
+        (lambda: fit(run=replace(train.start(tiny(), 0, "cpu"), step=-1)), "cannot be at step -1"),
+        (lambda: fit(patches=data()[:0]), "0 samples cannot fill"),
+        (lambda: fit(patches=data()[:, :9]), "expected patches"),
+        (lambda: fit(micro_batches=3), "does not divide"),
         (lambda: train.Config(num_steps=-1), "num_steps must be at least 1"),
         (lambda: train.Config(precision="fp8"), "precision is"),
     ],
