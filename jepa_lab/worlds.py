@@ -125,16 +125,18 @@ def model(cfg: Config, grid: tuple[int, int], patch_dim: int, seed: int, predict
         return train.JEPA(encoder, predictor(cfg, grid))
 
 
-def train_arm(cfg: Config, world: World, arm: Arm, seed: int, progress: bool = True, checkpoint: Path | None = None,
-              save_every: int = 0) -> train.Run:  # fmt: skip
-    """Train one arm on a world; `checkpoint` resumes where an earlier run of the same settings was cut off."""
+def train_arm(cfg: Config, world: World, arm: Arm, seed: int, checkpoint: Path | None = None, **how) -> train.Run:
+    """Train one arm on a world; `checkpoint` resumes where an earlier run of the same settings was cut off.
+
+    how: what else `train.fit` takes, such as `progress`, `save_every` and `micro_batches`.
+    """
     cfg = replace(cfg, **(arm.changes or {}))
     device = world.patches.device
     run = train.start(model(cfg, world.grid, world.patches.shape[-1], seed, arm.predictor), seed, device)
     if checkpoint and checkpoint.exists():
         train.load(checkpoint, run, cfg)
     return train.fit(run, cfg, world.patches, world.to_batch, arm.sampler, arm.objective, watch=world.probe[:1000],
-                     checkpoint=checkpoint, save_every=save_every, progress=progress)  # fmt: skip
+                     checkpoint=checkpoint, **how)  # fmt: skip
 
 
 # Scores
@@ -163,10 +165,10 @@ def controls(cfg: Config, world: World, seed: int, pool: int = 1) -> dict[str, E
     return {"random initialisation": encoded(untrained, world), "raw pixels": pixels}
 
 
-def headless(cfg: Config, world: World, arm: Arm, out: Path, seed: int = 0, resume: bool = False) -> dict[str, Score]:
-    """Train one arm with checkpoints in `out`, then probe it."""
+def headless(cfg: Config, world: World, arm: Arm, out: Path, seed: int = 0, resume: bool = False, **how) -> dict[str, Score]:
+    """Train one arm with checkpoints in `out`, then probe it; how: what else `train.fit` takes."""
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    run = train_arm(cfg, world, arm, seed, checkpoint=checkpoint, save_every=max(1, cfg.num_steps // 20))
+    run = train_arm(cfg, world, arm, seed, checkpoint=checkpoint, save_every=max(1, cfg.num_steps // 20), **how)
     return score(world, encoded(run.model.target_encoder, world), seed)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepa_lab import masks, presets, train, worlds
+from jepa_lab import distributed, masks, presets, train, worlds
 from jepa_lab.claims import Claim
 from jepa_lab.data import images
 from jepa_lab.encoders import encode_blocks
@@ -157,7 +157,10 @@ def arms(cfg: Config, world: World) -> dict[str, Arm]:
     }
 
 
-def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False) -> dict[str, Score]:
-    """Train the reference arm with checkpoints in `out`, on a GPU where there is one, then probe it."""
-    world = worlds.centred(cfg, "cuda" if torch.cuda.is_available() else "cpu")
-    return worlds.headless(cfg, world, arms(cfg, world)["I-JEPA"], out, seed, resume)
+def headless(cfg: Config, out: Path, **how) -> dict[str, Score]:
+    """Train the reference arm with checkpoints in `out`, on the GPUs where there are some, then probe it.
+
+    how: `seed`, `resume`, `micro_batches`.
+    """
+    world = worlds.centred(cfg, distributed.start())
+    return worlds.headless(cfg, world, arms(cfg, world)["I-JEPA"], out, **how)
