@@ -31,23 +31,30 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="jepa-lab", description="Run, check and build the JEPA Lab book.")
     top.add_argument("--version", action="version", version=f"jepa_lab {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _notebook_verbs(verbs)
+    _data_verbs(verbs)
+    _model_verbs(verbs)
+    return top
 
-    def verb(name, does, about, example, under=verbs):
-        one = under.add_parser(
-            name, help=about, description=about, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        one.set_defaults(do=does)
-        return one
 
-    one = verb("run", do_run, "Execute chapters' notebooks.", "python -m jepa_lab run 01_masking --preset smoke -p num_steps=200")
+def _verb(under, name: str, does, about: str, example: str) -> argparse.ArgumentParser:
+    one = under.add_parser(
+        name, help=about, description=about, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    one.set_defaults(do=does)
+    return one
+
+
+def _notebook_verbs(verbs) -> None:
+    one = _verb(verbs, "run", do_run, "Execute chapters' notebooks.", "python -m jepa_lab run 01_masking --preset smoke -p num_steps=200")
     one.add_argument("chapter", nargs="+", help="01_masking, masking, 1, or all")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a notebook parameter or a field of the paper's config")
     one.add_argument("--out", type=Path, help="folder for the run records (default: _build/records)")
     _run_options(one)
 
-    one = verb(
-        "batch", do_batch, "Run chapters over seeds and settings; finished runs are skipped.",
+    one = _verb(
+        verbs, "batch", do_batch, "Run chapters over seeds and settings; finished runs are skipped.",
         "python -m jepa_lab batch 01_masking --seeds 0:5 --grid num_targets=1,2,4 --out results",
     )  # fmt: skip
     one.add_argument("chapter", nargs="+", help="01_masking, masking, 1, or all")
@@ -58,30 +65,47 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true", help="print the plan only")
     _run_options(one)
 
-    one = verb("book", do_book, "Run what changed, then build _build/html.", "python -m jepa_lab book --preset smoke")
+    one = _verb(verbs, "book", do_book, "Run what changed, then build _build/html.", "python -m jepa_lab book --preset smoke")
     one.add_argument("--seed", type=int, default=0)
     _run_options(one)
 
-    one = verb("claims", do_claims, "The papers' claims beside what the records say.", "python -m jepa_lab claims --chapter 01_masking --json")
+    one = _verb(verbs, "claims", do_claims, "The papers' claims beside what the records say.", "python -m jepa_lab claims --chapter 01_masking --json")
     one.add_argument("--json", action="store_true", help="print the rows as JSON")
     one.add_argument("--chapter", help="only this chapter")
     one.add_argument("--records", type=Path, help="folder with run records (default: results, the committed study)")
     one.add_argument("--preset", default="laptop", help=f"{PRESETS} (default laptop)")
 
+
+def _data_verbs(verbs) -> None:
     data = verbs.add_parser("data", help="What data is needed; get and check it.", description="What data is needed; get and check it.", epilog="example: python -m jepa_lab data fetch")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    verb("list", do_data_list, "Every data set: size, licence, sources, whether it is here.", "python -m jepa_lab data list", actions)
-    one = verb("fetch", do_data_fetch, "Download data sets into the cache.", "python -m jepa_lab data fetch fashion-mnist", actions)
+    _verb(actions, "list", do_data_list, "Every data set: size, licence, sources, whether it is here.", "python -m jepa_lab data list")
+    one = _verb(actions, "fetch", do_data_fetch, "Download data sets into the cache.", "python -m jepa_lab data fetch fashion-mnist")
     one.add_argument("name", nargs="*", help="data sets (default: all)")
-    one = verb("verify", do_data_verify, "Check the cached files against their sha256.", "python -m jepa_lab data verify", actions)
+    one = _verb(actions, "verify", do_data_verify, "Check the cached files against their sha256.", "python -m jepa_lab data verify")
     one.add_argument("name", nargs="*", help="data sets (default: all)")
 
-    one = verb("train", do_train, "Train a paper's model headless, with checkpoints.", "python -m jepa_lab train masking --preset gpu --out runs/masking --resume")
+
+def _model_verbs(verbs) -> None:
+    one = _verb(verbs, "train", do_train, "Train a paper's model headless, with checkpoints.", "python -m jepa_lab train masking --preset gpu --resume   (2 GPUs: torchrun --nproc-per-node 2 -m jepa_lab train …)")
     one.add_argument("paper", help="a module of jepa_lab/papers, e.g. masking")
     one.add_argument("--preset", default="laptop", help=f"{PRESETS} (default laptop)")
     one.add_argument("--out", type=Path, help="folder for checkpoints (default: runs/PAPER-PRESET)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a field of the paper's config")
     one.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    return top
+    one.add_argument("--micro-batches", type=_positive, default=1, metavar="N", help="parts a batch is cut into to save memory (default 1)")
+
+    one = _verb(
+        verbs, "bench", do_bench, "Speed and peak memory of a training step, ours and the installed peers' (benchmarks/peers.txt), in one run.",
+        "IJEPA_REPO=../ijepa python -m jepa_lab bench --rounds 5 --json",
+    )  # fmt: skip
+    one.add_argument("--size", choices=["192", "96"], default="192", help="width of the encoder (default 192)")
+    one.add_argument("--rounds", type=_positive, default=5, help="measured steps of each contender (default 5)")
+    one.add_argument("--threads", type=_positive, default=1, help="CPU threads of each contender (default 1)")
+    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="ceiling, ours, lightly, simulusion, pyjepa, official (default: all)")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one.add_argument("--race", nargs=argparse.REMAINDER, metavar="...", help="time to quality instead; what follows goes to it (--race --help)")
 
 
 def _run_options(one: argparse.ArgumentParser) -> None:
@@ -201,18 +225,33 @@ def do_data_verify(options) -> int:
 
 
 def do_train(options) -> int:
-    from jepa_lab import papers
-    from jepa_lab.publish import chapters
+    from jepa_lab import distributed, papers
+    from jepa_lab.publish import chapters, parameters
 
     module = chapters.paper(options.paper) if options.paper.isidentifier() else None
     if not hasattr(module, "headless"):
         able = [name for _, name, _ in pkgutil.iter_modules(papers.__path__) if hasattr(importlib.import_module(f"jepa_lab.papers.{name}"), "headless")]
         raise ValueError(f"no headless training for {options.paper!r}; papers that have one: {', '.join(able) or 'none yet'}")
+    config, _ = parameters.configure(module, options.paper, options.preset, _given(options.parameters))
     out = options.out or Path("runs") / f"{options.paper}-{options.preset}"
-    scores = module.headless(module.preset(options.preset), out=out, resume=options.resume)
-    print("\n".join(f"{name}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()))
-    print(out)
+    scores = module.headless(config, out=out, seed=options.seed, resume=options.resume, micro_batches=options.micro_batches)
+    if distributed.rank() == 0:
+        print("\n".join(f"{name}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()))
+        print(out)
+    distributed.stop()
     return 0
+
+
+def do_bench(options) -> int:
+    from jepa_lab.publish import chapters
+
+    root = chapters.root()
+    if not (root / "benchmarks" / "step.py").is_file():
+        raise ValueError(f"bench needs a checkout: there is no benchmarks/ in {root}, and the installed package has none")
+    sys.path.insert(0, str(root))
+    if options.race is not None:
+        return importlib.import_module("benchmarks.race").main(options.race)
+    return importlib.import_module("benchmarks.step").main(options)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def fit(
         if run.step % cfg.log_every == 0 or is_last or saves:  # the only place that waits for the device
             log(run, recent, cfg, watch, to_batch, sampler)
             recent.clear()
-            bar.set_postfix_str(status(run, cfg, bar.format_dict["rate"]))
+            bar.set_postfix_str(status(run, cfg, bar.format_dict["rate"]), refresh=False)
         if saves and is_first:
             save(checkpoint, run, cfg)
     return run
@@ -265,7 +265,8 @@ def status(run: Run, cfg: Config, steps_per_s: float | None) -> str:
     """Loss, samples per second and the collapse alarm, as of the last log."""
     last = {name: values[-1] for name, values in run.history.items()}
     alarm = diagnostics.collapsed(last) if "rankme" in last else None
-    return f"loss {last['loss']:.4f}, {(steps_per_s or 0) * cfg.batch_size:.0f} samples/s" + (f", ALARM: {alarm}" if alarm else "")
+    speed = f", {steps_per_s * cfg.batch_size:.0f} samples/s" if steps_per_s else ""
+    return f"loss {last['loss']:.4f}{speed}{f', ALARM: {alarm}' if alarm else ''}"
 
 
 def choose_attention(model: nn.Module, plain: bool) -> None:

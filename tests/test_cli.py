@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
@@ -19,13 +20,18 @@ VERBS = [["run"], ["batch"], ["book"], ["claims"], ["data"], ["data", "list"], [
 CLAIM = Claim("probe", "01_tiny", "A paper", "features beat pixels", "accuracy", "higher", 0.0)
 
 
+@dataclass(frozen=True)
+class Tiny:
+    lr: float = 0.1
+
+
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     """A checkout with one chapter and, in results/, a study of three seeds."""
     monkeypatch.setenv("JEPA_LAB_ROOT", str(tmp_path))
     write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", "1")
     module = ModuleType("tiny")
-    module.CLAIMS, module.preset = (CLAIM,), lambda name, **overrides: {"lr": 0.1}
+    module.CLAIMS, module.preset = (CLAIM,), lambda name, **overrides: Tiny(**overrides)
     monkeypatch.setattr(chapters, "paper", lambda slug: module if slug == "tiny" else None)
     for seed in range(3):
         run = records.start("01_tiny", preset="laptop", seed=seed, config={"lr": 0.1}, claims=[CLAIM], out=tmp_path / "results")
@@ -94,11 +100,18 @@ def test_data_verbs_list_fetch_and_verify(monkeypatch, capsys, tmp_path):
     assert "missing" in capsys.readouterr().err
 
 
-def test_train_hands_preset_folder_and_resume_to_the_paper(book, capsys, monkeypatch, tmp_path):
+def test_train_hands_everything_typed_to_the_paper(book, capsys, monkeypatch, tmp_path):
     seen = {}
-    chapters.paper("tiny").headless = lambda config, out, resume: seen.update(config=config, out=out, resume=resume) or {}
-    assert main(["train", "tiny", "--preset", "smoke", "--out", str(tmp_path / "here"), "--resume"]) == 0
-    assert seen == {"config": {"lr": 0.1}, "out": tmp_path / "here", "resume": True}
+    chapters.paper("tiny").headless = lambda config, **how: seen.update(config=config, **how) or {}
+    typed = ["--preset", "smoke", "--out", str(tmp_path / "here"), "--resume", "--seed", "3", "-p", "lr=0.5", "--micro-batches", "2"]
+    assert main(["train", "tiny", *typed]) == 0
+    assert seen == {"config": Tiny(0.5), "out": tmp_path / "here", "resume": True, "seed": 3, "micro_batches": 2}
+
+
+def test_train_refuses_an_unknown_field_before_anything_starts(capsys):
+    assert main(["train", "masking", "--preset", "smoke", "-p", "nose=1"]) == 1
+    said = capsys.readouterr().err
+    assert "no parameter 'nose'" in said and "num_steps" in said
 
 
 def test_the_installed_command_is_the_module():

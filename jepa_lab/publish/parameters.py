@@ -5,7 +5,9 @@ Papermill only warns about a name it does not know; here a wrong name or type is
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 
@@ -53,17 +55,25 @@ def resolve(chapter: Chapter, preset: str, seed: int, given: dict[str, str], dev
 
 
 def _configure(chapter: Chapter, preset: str, texts: dict[str, str], own: list[str]) -> tuple[object, dict]:
-    paper = chapter.paper()
+    paper, also = chapter.paper(), ["device", "out", *own]
     if paper is None:
         if texts:
-            raise ValueError(f"{chapter.name} has no parameter {_names(texts)}; it knows: {', '.join(['device', 'out', *own])}")
+            raise ValueError(f"{chapter.name} has no parameter {_names(texts)}; it knows: {', '.join(also)}")
         return None, {}
+    return configure(paper, chapter.name, preset, texts, also)
+
+
+def configure(paper: ModuleType, name: str, preset: str, texts: dict[str, str], also: Sequence[str] = ()) -> tuple[object, dict]:
+    """A paper's config of a preset with fields given as text; returns it and the converted fields.
+
+    ``name`` and ``also``, names that are known elsewhere, are for the message of the ValueError on an unknown field.
+    """
     base = paper.preset(preset)
     fields = [field.name for field in dataclasses.fields(base)]
-    unknown = [name for name in texts if name not in fields]
+    unknown = [field for field in texts if field not in fields]
     if unknown:
-        raise ValueError(f"{chapter.name} has no parameter {_names(unknown)}; it knows: {', '.join(['device', 'out', *own, *fields])}")
-    overrides = {name: convert(name, text, getattr(base, name)) for name, text in texts.items()}
+        raise ValueError(f"{name} has no parameter {_names(unknown)}; it knows: {', '.join([*also, *fields])}")
+    overrides = {field: convert(field, text, getattr(base, field)) for field, text in texts.items()}
     return (paper.preset(preset, **overrides) if overrides else base), overrides
 
 
