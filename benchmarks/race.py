@@ -1,0 +1,238 @@
+"""Time to quality: core-seconds of training until a linear probe on frozen features reaches a level. Fashion-MNIST.
+
+    python -m benchmarks.race                            # every recipe that has no record yet; hours
+    python -m benchmarks.race --recipes ours --seeds 0:5
+
+One encoder for all (28 px, 4-px patches: 7 x 7 tokens; width 96, depth 4, 3 heads), one thread, one probe: multinomial
+regression on the mean of the target encoder's latents, fitted on 5,000 images held out from training and scored on 5,000
+images of the published test split. Nobody augments. Time is process CPU time and counts batches, masks, both encoders,
+predictor, optimiser and EMA; it does not count the probe, which runs 36 times, evenly over a run's steps.
+
+`official` is I-JEPA as published (Assran et al. 2023, its code and its released configs) at this size; its number of steps
+makes the whole schedule cost 10 core-minutes. The level is the lowest final accuracy over the five official seeds, so that
+each of them has a time. A run's time is its first evaluation at the level that the next evaluation confirms (no lower than
+the level - 0.5 points): `jepa_lab.race`. These rules were fixed before the first run. Recipes were tuned on 5,000 validation
+images cut from the training images (`--validate`, seeds from 100), never on the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from jepa_lab import masks, probes, race, records, train
+from jepa_lab.data import images
+from jepa_lab.encoders import Encoder
+from jepa_lab.losses import gather_blocks, normalise, smooth_l1
+from jepa_lab.predictors import Predictor
+
+CHAPTER, PRESET = "02_predictors", "race"
+PATCH, WIDTH, DEPTH, HEADS = 4, 96, 4, 3
+GRID = (28 // PATCH, 28 // PATCH)
+EVALUATIONS = 36  # one every 2.8 % of a run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one masked JEPA is trained. The defaults are the official recipe."""
+
+    recipe: str
+    num_steps: int
+    batch_size: int = 128
+    init: str = "0.02"  # standard deviation of every linear, or "fan-in"
+    sampler: str = "published"  # context cut to the batch's shortest, or "kept": a fixed number of random tokens
+    num_targets: int = 4
+    lr: tuple[float, float, float] = (2e-4, 1e-3, 1e-6)  # first, peak, last: linear warm-up, then cosine
+    warmup: float = 40 / 300  # share of the steps (released configs: 40 of 300 epochs)
+    weight_decay: tuple[float, float] = (0.04, 0.4)  # cosine
+    ema_decay: tuple[float, float] = (0.996, 1.0)  # linear
+    predictor: tuple[int, int, int] = (WIDTH // 2, 6, HEADS)  # width, depth, heads
+    precision: str = "float32"  # or "bf16": autocast, attention by plain products
+    optimizer: str = "AdamW"
+    views: int | None = None  # mask draws per image, which share one pass of the target encoder
+
+
+RECIPES = (
+    Recipe("official", num_steps=1000),
+)  # fmt: skip
+
+
+# The world: the same images and the same probe for everybody
+
+
+@dataclass(frozen=True)
+class World:
+    """Unlabelled training patches, labelled patches to fit the probe on, and those it is scored on (uint8)."""
+
+    patches: Tensor
+    probe: tuple[Tensor, Tensor]
+    scored: tuple[Tensor, Tensor]
+    stats: tuple[float, float]
+    source: images.ImageSet
+
+    def to_batch(self, patches: Tensor) -> Tensor:
+        return images.normalise(patches, self.stats)
+
+    def accuracy(self, features: Callable[[Tensor], Tensor]) -> float:
+        (probe_x, probe_y), (scored_x, scored_y) = self.probe, self.scored
+        with torch.autocast("cpu", torch.bfloat16):  # 10,000 images at 36 evaluations; a tenth of a point, the same for all
+            frozen = [features(part) for part in (probe_x, scored_x)]
+        return probes.linear_probe(frozen[0].float(), probe_y, frozen[1].float(), scored_y).value
+
+
+def world(validate: bool = False, num_labelled: int = 5000) -> World:
+    """Fashion-MNIST cut as chapter 01 cuts it; with `validate` the images to score on come out of the training images."""
+    everything, test = images.fashion_mnist("train"), images.fashion_mnist("test")
+    unlabelled, probe = images.split(everything, (len(everything) - num_labelled, num_labelled), seed=0)
+    scored = images.split(test, (num_labelled,), seed=0)[0]
+    if validate:
+        unlabelled, scored = images.split(unlabelled, (len(unlabelled) - num_labelled, num_labelled), seed=0)
+    cut = partial(images.patchify, patch=PATCH)
+    labelled = [(cut(part.images), part.labels) for part in (probe, scored)]
+    return World(cut(unlabelled.images), *labelled, images.pixel_stats(unlabelled.images), replace(everything, images=everything.images[:0], labels=everything.labels[:0]))
+
+
+# Ours and the official one: the same modules, other settings
+
+
+def model(recipe: Recipe, seed: int) -> train.JEPA:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(GRID, PATCH * PATCH, WIDTH, DEPTH, HEADS)
+        predictor = Predictor(GRID, WIDTH, *recipe.predictor, WIDTH)
+        if recipe.init == "0.02":  # the rescaling by depth in the published code is undone by the code itself
+            for module in (*encoder.modules(), *predictor.modules()):
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+        return train.JEPA(encoder, predictor)
+
+
+def sampler(recipe: Recipe) -> train.Sampler:
+    if recipe.sampler == "published":
+        return partial(masks.multi_block_published, GRID, num_targets=recipe.num_targets)
+    shapes = masks.block_shapes(GRID)
+    kept = masks.context_budget(GRID, shapes, num_targets=recipe.num_targets)
+    return partial(masks.multi_block, GRID, num_targets=recipe.num_targets, target_shapes=shapes, num_context=kept)
+
+
+def loss_of(jepa: train.JEPA, patches_BNP: Tensor, drawn: masks.Masks, views: int) -> Tensor:
+    """I-JEPA's loss; the rows of `drawn` are `views` draws per image, which share the target encoder's pass."""
+    with torch.no_grad():
+        target_BND = normalise(jepa.target_encoder(patches_BNP)).repeat_interleave(views, dim=0)
+    context = jepa.encoder(patches_BNP.repeat_interleave(views, dim=0), drawn.context_idx)
+    return smooth_l1(jepa.predictor(context, drawn), gather_blocks(target_BND, drawn.target_idx))
+
+
+def optimizers(jepa: train.JEPA, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Weight decay on matrices and, as published, on the mask token; none on biases and norms."""
+    named = [(name, p) for name, p in jepa.named_parameters() if p.requires_grad]
+    inner = [p for name, p in named if recipe.optimizer == "Muon" and p.ndim == 2 and ".blocks." in name]
+    taken = {id(p) for p in inner}
+    decayed = [p for name, p in named if id(p) not in taken and (p.ndim > 1 or name.endswith("mask_token"))]
+    groups = [{"params": decayed}, {"params": [p for name, p in named if p.ndim <= 1 and not name.endswith("mask_token")], "weight_decay": 0.0}]
+    found = [torch.optim.AdamW(groups, lr=0.0, fused=True)]
+    return found + ([torch.optim.Muon(inner, lr=0.0, adjust_lr_fn="match_rms_adamw")] if inner else [])
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    first, peak, last = recipe.lr
+    warm = max(1, round(recipe.warmup * recipe.num_steps))
+    if step < warm:
+        return train.linear(step, warm, (first, peak))
+    return train.cosine(step - warm, recipe.num_steps - warm, (peak, last))
+
+
+def contender(recipe: Recipe, world: World, seed: int) -> tuple[Callable[[int], None], Callable[[Tensor], Tensor]]:
+    """What the race needs of a contender: a training step, and frozen features of patches."""
+    jepa, draw, generator = model(recipe, seed), sampler(recipe), torch.Generator().manual_seed(seed)
+    steppers = optimizers(jepa, recipe)
+    batches = train.batch_indices(len(world.patches), recipe.batch_size, seed)
+    train.choose_attention(jepa, plain=recipe.precision == "bf16")
+    views = recipe.views or 1
+
+    def step(k: int) -> None:
+        batch_BNP = world.to_batch(world.patches[next(batches)])
+        drawn = draw(recipe.batch_size * views, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss = loss_of(jepa, batch_BNP, drawn, views)
+        loss.backward()
+        for optimizer in steppers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(k, recipe)
+                group["weight_decay"] = group["weight_decay"] and train.cosine(k, recipe.num_steps, recipe.weight_decay)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        train.ema_update(jepa.target_encoder, jepa.encoder, train.linear(k, recipe.num_steps, recipe.ema_decay))
+
+    return step, lambda patches: train.embed(jepa.target_encoder, patches, world.to_batch, batch_size=250)
+
+
+# The race
+
+
+def run(recipe: Recipe, world: World, seed: int, note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:
+    """Train one recipe; core-seconds spent on training and probe accuracy at each evaluation."""
+    step, features = contender(recipe, world, seed)
+    due = {round(recipe.num_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
+    seconds, accuracy, spent = [], [], 0.0
+    for k in range(recipe.num_steps):
+        started = time.process_time()
+        step(k)
+        spent += time.process_time() - started
+        if k + 1 in due:
+            seconds.append(spent)
+            accuracy.append(world.accuracy(features))
+            note(spent, accuracy[-1])
+    return seconds, accuracy
+
+
+def config(recipe: Recipe, validate: bool) -> dict:
+    """All settings of a run; those that a recipe does without (None) are left out."""
+    settings = {name: value for name, value in asdict(recipe).items() if value is not None}
+    return {**settings, "encoder": [WIDTH, DEPTH, HEADS], "patch": PATCH, "evaluations": EVALUATIONS,
+            "probe_images": 5000, "scored_on": "validation" if validate else "test"}  # fmt: skip
+
+
+def record(recipe: Recipe, here: World, seed: int, out: Path, validate: bool, preset: str = PRESET) -> Path:
+    """Run and save one record; a record that is there already is kept."""
+    settings = config(recipe, validate)
+    path = records.record_path(out, CHAPTER, preset, seed, settings)
+    if path.exists():
+        return path
+    entry = records.start(CHAPTER, preset=preset, seed=seed, config=settings, out=out)
+    entry.data(here.source.name, here.source.source, here.source.sha256, here.source.kind)
+    report = lambda s, a: print(f"{recipe.recipe} seed {seed}: {s:7.1f} core-s  {100 * a:.2f}", file=sys.stderr, flush=True)  # noqa: E731
+    seconds, accuracy = run(recipe, here, seed, report)
+    entry.series(f"accuracy: {recipe.recipe}", seconds, accuracy)
+    entry.value("core_s", seconds[-1])
+    entry.value("final_accuracy", accuracy[-1])
+    return entry.save()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description="Time to quality; finished records are skipped.")
+    parser.add_argument("--recipes", help="comma-separated (default: all)")
+    parser.add_argument("--seeds", default="0:5", help="0:5 (default)")
+    parser.add_argument("--validate", action="store_true", help="score on validation images, for tuning")
+    parser.add_argument("--out", type=Path, default=records.REPO / "results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    first, last = map(int, options.seeds.split(":"))
+    here = world(options.validate)
+    for seed in range(first, last):
+        for recipe in RECIPES:
+            if options.recipes is None or recipe.recipe in options.recipes.split(","):
+                print(record(recipe, here, seed, options.out, options.validate))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
