@@ -6,7 +6,7 @@
 One encoder for all (28 px, 4-px patches: 7 x 7 tokens; width 96, depth 4, 3 heads), one thread, one probe: multinomial
 regression on the mean of the target encoder's latents, fitted on 5,000 images held out from training and scored on 5,000
 images of the published test split. Nobody augments. Time is process CPU time and counts batches, masks, both encoders,
-predictor, optimiser and EMA; it does not count the probe, which runs 36 times, evenly over a run's steps.
+predictor, optimiser and EMA; it does not count the probe, which runs untrained and then 36 times, evenly over a run's steps.
 
 `official` is I-JEPA as published (Assran et al. 2023, its code and its released configs) at this size; its number of steps
 makes the whole schedule cost 10 core-minutes. The level is the lowest final accuracy over the five official seeds, so that
@@ -18,6 +18,8 @@ images cut from the training images (`--validate`, seeds from 100), never on the
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from jepa_lab import masks, probes, race, records, train
@@ -58,11 +61,6 @@ class Recipe:
     precision: str = "float32"  # or "bf16": autocast, attention by plain products
     optimizer: str = "AdamW"
     views: int | None = None  # mask draws per image, which share one pass of the target encoder
-
-
-RECIPES = (
-    Recipe("official", num_steps=1000),
-)  # fmt: skip
 
 
 # The world: the same images and the same probe for everybody
@@ -98,6 +96,9 @@ def world(validate: bool = False, num_labelled: int = 5000) -> World:
     cut = partial(images.patchify, patch=PATCH)
     labelled = [(cut(part.images), part.labels) for part in (probe, scored)]
     return World(cut(unlabelled.images), *labelled, images.pixel_stats(unlabelled.images), replace(everything, images=everything.images[:0], labels=everything.labels[:0]))
+
+
+Contender = tuple[Callable[[int], None], Callable[[Tensor], Tensor]]  # a training step, and frozen features of patches
 
 
 # Ours and the official one: the same modules, other settings
@@ -150,8 +151,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return train.cosine(step - warm, recipe.num_steps - warm, (peak, last))
 
 
-def contender(recipe: Recipe, world: World, seed: int) -> tuple[Callable[[int], None], Callable[[Tensor], Tensor]]:
-    """What the race needs of a contender: a training step, and frozen features of patches."""
+def contender(recipe: Recipe, world: World, seed: int) -> Contender:
     jepa, draw, generator = model(recipe, seed), sampler(recipe), torch.Generator().manual_seed(seed)
     steppers = optimizers(jepa, recipe)
     batches = train.batch_indices(len(world.patches), recipe.batch_size, seed)
@@ -175,14 +175,73 @@ def contender(recipe: Recipe, world: World, seed: int) -> tuple[Callable[[int], 
     return step, lambda patches: train.embed(jepa.target_encoder, patches, world.to_batch, batch_size=250)
 
 
+# lightly's own modules, mask collator and example (examples/pytorch/ijepa.py of 1.6.0)
+
+
+@dataclass(frozen=True)
+class LightlyRecipe:
+    """The settings of lightly's I-JEPA example and its modules' defaults; its predictor is as wide and deep as the encoder."""
+
+    recipe: str
+    num_steps: int
+    batch_size: int = 10
+    lr: float = 1.5e-4  # constant
+    weight_decay: float = 0.01  # AdamW's default, on everything
+    ema_decay: tuple[float, float] = (0.996, 1.0)  # linear
+    predictor: tuple[int, int, int] = (WIDTH, DEPTH, HEADS)
+    precision: str = "float32"
+
+
+def lightly_contender(recipe: LightlyRecipe, world: World, seed: int) -> Contender:
+    """Raises ImportError, saying what is missing, where lightly is not installed."""
+    from lightly.data.ijepa_collate import IJEPAMaskCollator
+    from lightly.models import utils
+    from lightly.models.modules import IJEPAPredictorTIMM, MaskedVisionTransformerTIMM
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(seed)  # its start and its collator draw from the global generator
+    size = dict(embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS)
+    vit = VisionTransformer(28, PATCH, in_chans=1, num_classes=0, class_token=False, global_pool="", norm_layer=partial(nn.LayerNorm, eps=1e-6), **size)
+    encoder, (width, depth, heads) = MaskedVisionTransformerTIMM(vit), recipe.predictor
+    predictor = IJEPAPredictorTIMM(num_patches=GRID[0] * GRID[1], depth=depth, mlp_dim=WIDTH, predictor_embed_dim=width, num_heads=heads)
+    target_encoder, collate = copy.deepcopy(encoder), IJEPAMaskCollator(28, PATCH)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *predictor.parameters()], lr=recipe.lr, weight_decay=recipe.weight_decay)
+    batches = train.batch_indices(len(world.patches), recipe.batch_size, seed)
+
+    def pictures(patches: Tensor) -> Tensor:
+        return rearrange(world.to_batch(patches), "b (h w) (p q) -> b 1 (h p) (w q)", h=GRID[0], p=PATCH)
+
+    def step(k: int) -> None:
+        picture_B1HW, contexts, targets = collate(list(pictures(world.patches[next(batches)])))
+        with torch.no_grad():
+            target = utils.apply_masks(nn.functional.layer_norm(target_encoder.encode(picture_B1HW), (WIDTH,)), targets)
+        loss = nn.functional.smooth_l1_loss(predictor(encoder.encode(picture_B1HW, idx_keep=contexts[0]), contexts, targets), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        train.ema_update(target_encoder, encoder, train.linear(k, recipe.num_steps, recipe.ema_decay))
+
+    @torch.no_grad()
+    def features(patches: Tensor) -> Tensor:
+        return torch.cat([target_encoder.encode(pictures(part)).mean(dim=1) for part in patches.split(250)])
+
+    return step, features
+
+
 # The race
+
+
+RECIPES = (
+    Recipe("official", num_steps=1000),
+    LightlyRecipe("lightly", num_steps=20000),
+)  # fmt: skip
 
 
 def run(recipe: Recipe, world: World, seed: int, note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:
     """Train one recipe; core-seconds spent on training and probe accuracy at each evaluation."""
-    step, features = contender(recipe, world, seed)
+    step, features = (contender if isinstance(recipe, Recipe) else lightly_contender)(recipe, world, seed)
     due = {round(recipe.num_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
-    seconds, accuracy, spent = [], [], 0.0
+    seconds, accuracy, spent = [0.0], [world.accuracy(features)], 0.0  # the untrained encoder is a contender like any other
     for k in range(recipe.num_steps):
         started = time.process_time()
         step(k)
