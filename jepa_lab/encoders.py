@@ -1,14 +1,15 @@
 """Tokens in, latents out: position codes, patch embedding and a transformer on timm blocks.
 
-Shape suffixes: B batch, N tokens of the full grid, C tokens that are encoded, P numbers per patch, D width.
+Shape suffixes: B batch, N tokens of the full grid, C tokens that are encoded, R registers, P numbers per patch, D width.
 """
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,16 +23,32 @@ def sincos_1d(positions_N: Float[Tensor, "N"], width: int) -> Float[Tensor, "N D
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def position_code(grid: tuple[int, ...], width: int) -> Float[Tensor, "N D"]:
-    """Code of every cell of a 1-D or 2-D grid in raster order; in 2-D half the channels go to each axis."""
+def position_code(grid: tuple[int, ...], width: int, unit_grid: tuple[int, ...] | None = None) -> Float[Tensor, "N D"]:
+    """Code of every cell of a 1-D or 2-D grid in raster order; in 2-D half the channels go to each axis.
+
+    Positions are counted in cells of `unit_grid` (the grid itself when not given), laid over the same image: a cell
+    gets the code of its centre, between those of its neighbours there. Sines and cosines are evaluated at that
+    centre, so nothing is blurred as when a table of codes is resampled.
+    Raises ValueError for a grid without one or two axes, an empty one, or a width that does not split.
+    """
+    unit_grid = unit_grid or grid
+    if len(grid) not in (1, 2) or min(grid) < 1:
+        raise ValueError(f"a grid has one or two axes of at least one cell, got {grid}")
+    if len(unit_grid) != len(grid):
+        raise ValueError(f"grids {grid} and {unit_grid} differ in their number of axes")
+    centres = [(torch.arange(float(size)) + 0.5) * unit / size - 0.5 for size, unit in zip(grid, unit_grid)]
     if len(grid) == 1:
-        return sincos_1d(torch.arange(float(grid[0])), width)
-    if len(grid) != 2:
-        raise ValueError(f"a grid has one or two axes, got {grid}")
+        return sincos_1d(centres[0], width)
     if width % 4:
         raise ValueError(f"a 2-D sine-cosine code needs a width divisible by 4, got {width}")
-    rows, columns = torch.meshgrid(*(torch.arange(float(size)) for size in grid), indexing="ij")
+    rows, columns = torch.meshgrid(*centres, indexing="ij")
     return torch.cat([sincos_1d(axis.flatten(), width // 2) for axis in (rows, columns)], dim=1)
+
+
+def require_heads(width: int, heads: int) -> None:
+    """Raises ValueError when attention heads cannot share the width equally."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"width {width} does not split into {heads} heads; choose a divisor of the width")
 
 
 def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
@@ -42,8 +59,7 @@ def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
     """
     from timm.models.vision_transformer import Block  # seconds to import: only where a model is built
 
-    if width % heads:
-        raise ValueError(f"width {width} does not split into {heads} heads; choose a divisor of the width")
+    require_heads(width, heads)
     norm = partial(nn.LayerNorm, eps=1e-6)
     blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
     blocks.apply(init_linear)
@@ -63,25 +79,57 @@ class Encoder(nn.Module):
 
     The patch embedding is drawn by fan-in too. With the published 0.02 and small patches the embedded pixels are ten
     times fainter than the position code; every target is then nearly pure position and the loss collapses.
+
+    `num_registers` learned tokens without a position attend with all others (Darcet et al. 2024; T-JEPA's [REG],
+    ECG-JEPA's register). `forward` leaves them out, `latents` returns them.
     """
 
-    def __init__(self, grid: tuple[int, ...], patch_dim: int, width: int, depth: int, heads: int):
+    def __init__(self, grid: tuple[int, ...], patch_dim: int, width: int, depth: int, heads: int, num_registers: int = 0):
         super().__init__()
-        self.grid, self.patch_dim, self.width = grid, patch_dim, width
+        if num_registers < 0:
+            raise ValueError(f"num_registers must not be negative, got {num_registers}")
+        self.grid, self.unit_grid, self.patch_dim, self.width, self.num_registers = grid, grid, patch_dim, width, num_registers
         self.embed = nn.Linear(patch_dim, width)
         init_linear(self.embed)
         self.register_buffer("position_ND", position_code(grid, width), persistent=False)
         self.blocks = transformer(width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
+        if num_registers:  # drawn last: without them the other weights are the same
+            self.registers_RD = nn.Parameter(torch.empty(num_registers, width))
+            nn.init.trunc_normal_(self.registers_RD, std=0.02)
 
     def forward(
         self, patches_BNP: Float[Tensor, "B N P"], idx_BC: Int[Tensor, "B C"] | None = None
     ) -> Float[Tensor, "B C D"]:
-        """Latents of the whole grid, or of the tokens `idx_BC` alone, each with its true position.
+        """Latents of the whole grid, or of the tokens `idx_BC` alone, each with its true position; no registers.
 
         Tokens are gathered before the embedding, so hidden ones cost nothing.
         Raises ValueError when the patches do not fit the grid.
         """
+        hidden = self._encode(patches_BNP, idx_BC)
+        return hidden[:, self.num_registers :] if self.num_registers else hidden
+
+    def latents(
+        self, patches_BNP: Float[Tensor, "B N P"], idx_BC: Int[Tensor, "B C"] | None = None
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B C D"]]:
+        """Latents of the registers, and of the tokens as `forward` gives them."""
+        hidden = self._encode(patches_BNP, idx_BC)
+        return hidden[:, : self.num_registers], hidden[:, self.num_registers :]
+
+    def at_grid(self, grid: tuple[int, ...]) -> Encoder:
+        """This encoder on images cut into another grid of patches of the same size: every weight is shared, by reference.
+
+        The positions of the new grid lie over the old one's (`position_code`), so both see the same image. Make the
+        view on the device of use: what moves the weights later does not move its positions.
+        The same grid gives the same numbers; a view of a view is a view of the first encoder.
+        """
+        view = copy.copy(self)  # shares the dictionaries of parameters and of modules
+        view.grid, view._buffers = grid, dict(self._buffers)
+        view.position_ND = position_code(grid, self.width, self.unit_grid).to(self.position_ND)
+        return view
+
+    def _encode(self, patches_BNP: Tensor, idx_BC: Tensor | None) -> Tensor:
+        """Latents of the registers, if any, then of the tokens."""
         if patches_BNP.shape[1:] != (self.position_ND.shape[0], self.patch_dim):
             raise ValueError(
                 f"expected patches [batch, {self.position_ND.shape[0]}, {self.patch_dim}] for grid {self.grid}, "
@@ -91,7 +139,10 @@ class Encoder(nn.Module):
         if idx_BC is not None:
             patches_BNP = patches_BNP.take_along_dim(idx_BC[..., None], dim=1)
             position_D = self.position_ND[idx_BC]
-        return self.norm(self.blocks(self.embed(patches_BNP) + position_D))
+        tokens = self.embed(patches_BNP) + position_D
+        if self.num_registers:
+            tokens = torch.cat([repeat(self.registers_RD, "r d -> b r d", b=len(tokens)).to(tokens.dtype), tokens], dim=1)
+        return self.norm(self.blocks(tokens))
 
 
 def encode_blocks(

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from jepa_lab import distributed
+
 # Distance of a prediction from its target
 
 
@@ -139,12 +141,13 @@ def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(z_nD: Tensor) -> Tensor:
-    """The rows in float32; raises ValueError when they are too few for statistics of a batch."""
+    """The rows of all processes in float32; raises ValueError when they are too few for statistics of a batch."""
     if z_nD.ndim != 2:
         raise ValueError(f"expected [rows, width], got {list(z_nD.shape)}; flatten or pool the tokens first")
+    z_nD = distributed.gather(z_nD.float())
     if len(z_nD) < 2:
         raise ValueError(f"statistics over a batch need at least 2 rows, got {len(z_nD)}; use a larger batch")
-    return z_nD.float()
+    return z_nD
 
 
 def _no_autocast(z: Tensor) -> AbstractContextManager:

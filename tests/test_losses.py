@@ -169,6 +169,15 @@ def test_bf16_latents_are_averaged_in_float32(loss):
     assert torch.equal(loss(*inputs), loss(*(z.float() for z in inputs))) and loss(*inputs).dtype == torch.float32
 
 
+@pytest.mark.parametrize("loss", [losses.info_nce, *BATCH, sigreg], ids=lambda loss: loss.__name__)
+def test_batch_statistics_use_the_rows_of_all_processes(loss, monkeypatch):
+    """One row here and seven elsewhere are a batch of eight."""
+    inputs = [torch.randn(8, 4, generator=rng(seed)) for seed in range(2 if loss is losses.info_nce else 1)]
+    whole, elsewhere = loss(*inputs), iter([z[1:] for z in inputs])
+    monkeypatch.setattr(losses.distributed, "gather", lambda z: torch.cat([z, next(elsewhere)]))
+    assert torch.equal(loss(*(z[:1] for z in inputs)), whole)
+
+
 def test_losses_make_no_tensor_on_another_device():
     with torch.device("meta"):
         z, directions = torch.randn(8, 4), torch.randn(4, 16)
