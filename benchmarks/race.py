@@ -37,7 +37,7 @@ from jepa_lab.encoders import Encoder
 from jepa_lab.losses import gather_blocks, normalise, smooth_l1
 from jepa_lab.predictors import Predictor
 
-CHAPTER, PRESET = "02_predictors", "race"
+CHAPTER, PRESET, SMOKE = "02_predictors", "race", "race-smoke"
 PATCH, WIDTH, DEPTH, HEADS = 4, 96, 4, 3
 GRID = (28 // PATCH, 28 // PATCH)
 EVALUATIONS = 36  # one every 2.8 % of a run
@@ -237,7 +237,7 @@ RECIPES = (
 )  # fmt: skip
 
 
-def run(recipe: Recipe, world: World, seed: int, note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:
+def run(recipe: Recipe | LightlyRecipe, world: World, seed: int, note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:
     """Train one recipe; core-seconds spent on training and probe accuracy at each evaluation."""
     step, features = (contender if isinstance(recipe, Recipe) else lightly_contender)(recipe, world, seed)
     due = {round(recipe.num_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
@@ -253,15 +253,16 @@ def run(recipe: Recipe, world: World, seed: int, note: Callable[[float, float], 
     return seconds, accuracy
 
 
-def config(recipe: Recipe, validate: bool) -> dict:
+def config(recipe: Recipe | LightlyRecipe, validate: bool) -> dict:
     """All settings of a run; those that a recipe does without (None) are left out."""
     settings = {name: value for name, value in asdict(recipe).items() if value is not None}
     return {**settings, "encoder": [WIDTH, DEPTH, HEADS], "patch": PATCH, "evaluations": EVALUATIONS,
             "probe_images": 5000, "scored_on": "validation" if validate else "test"}  # fmt: skip
 
 
-def record(recipe: Recipe, here: World, seed: int, out: Path, validate: bool, preset: str = PRESET) -> Path:
+def record(recipe: Recipe | LightlyRecipe, here: World, seed: int, out: Path, validate: bool = False, quick: bool = False) -> Path:
     """Run and save one record; a record that is there already is kept."""
+    recipe, preset = (smoke(recipe), SMOKE) if quick else (recipe, PRESET)
     settings = config(recipe, validate)
     path = records.record_path(out, CHAPTER, preset, seed, settings)
     if path.exists():
@@ -276,21 +277,55 @@ def record(recipe: Recipe, here: World, seed: int, out: Path, validate: bool, pr
     return entry.save()
 
 
+def smoke(recipe: Recipe | LightlyRecipe) -> Recipe | LightlyRecipe:
+    return replace(recipe, num_steps=4, batch_size=8)
+
+
+def table(rows: list[dict]) -> str:
+    """The race as text: core-seconds to the level, per recipe."""
+    number = lambda x, form: "never" if x is None else format(x, form)  # noqa: E731
+    lines = [f"level: {100 * rows[0]['level']:.2f} % (lowest final accuracy of the official runs)",
+             f"{'recipe':<22}{'median s':>10}{'low':>8}{'high':>8}{'reached':>9}{'official / it':>15}{'final %':>9}"]  # fmt: skip
+    for row in rows:
+        times = "".join(f"{number(row[key], '.1f'):>{width}}" for key, width in (("median", 10), ("low", 8), ("high", 8)))
+        reached = f"{row['reached']}/{len(row['seeds'])}"
+        lines.append(f"{row['recipe']:<22}{times}{reached:>9}{number(row['ratio'], '.1f'):>15}{100 * row['final']:>9.2f}")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description="Time to quality; finished records are skipped.")
-    parser.add_argument("--recipes", help="comma-separated (default: all)")
-    parser.add_argument("--seeds", default="0:5", help="0:5 (default)")
-    parser.add_argument("--validate", action="store_true", help="score on validation images, for tuning")
-    parser.add_argument("--out", type=Path, default=records.REPO / "results")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
+    known = {recipe.recipe: recipe for recipe in RECIPES}
+    chosen = options.recipes.split(",") if options.recipes else list(known)
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"unknown recipe {', '.join(unknown)}; there are: {', '.join(known)}")
+    here = world(options.validate, 200 if options.quick else 5000)
     first, last = map(int, options.seeds.split(":"))
-    here = world(options.validate)
     for seed in range(first, last):
-        for recipe in RECIPES:
-            if options.recipes is None or recipe.recipe in options.recipes.split(","):
-                print(record(recipe, here, seed, options.out, options.validate))
+        for name in chosen:
+            try:
+                path = record(known[name], here, seed, options.out, options.validate, options.quick)
+                print(path, file=sys.stderr)
+            except ImportError as error:
+                print(f"{name}: skipped, {error}", file=sys.stderr)
+    found = records.load(CHAPTER, SMOKE if options.quick else PRESET, options.out)
+    rows = race.race_table([entry for entry in found if entry["config"]["scored_on"] == ("validation" if options.validate else "test")])
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jepa_lab bench --race", description="Core-seconds until frozen features reach a level; finished records are skipped."
+    )
+    parser.add_argument("--recipes", help=f"comma-separated (default: all of {', '.join(recipe.recipe for recipe in RECIPES)})")
+    parser.add_argument("--seeds", default="0:5", help="first and last + 1 (default 0:5)")
+    parser.add_argument("--validate", action="store_true", help="score on validation images, for tuning")
+    parser.add_argument("--quick", action="store_true", help="4 steps of everything: does it run?")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.add_argument("--out", type=Path, default=records.default_out(), help="folder for the records (default: _build/records; the committed race: results)")
+    return parser
 
 
 if __name__ == "__main__":

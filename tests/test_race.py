@@ -1,0 +1,128 @@
+"""The race keeps its rules: when a curve counts as arrived, who sets the level, what is run again and what is not."""
+
+import importlib.util
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from benchmarks import race as bench
+from jepa_lab import race, records
+from jepa_lab.data import images
+
+
+def entry(recipe, seed, accuracy, seconds=None):
+    seconds = seconds or [10.0 * (i + 1) for i in range(len(accuracy))]
+    return {"seed": seed, "config": {"recipe": recipe}, "series": {f"accuracy: {recipe}": {"x": seconds, "y": accuracy}}}
+
+
+@pytest.mark.parametrize("accuracy, expected", [
+    ([0.70, 0.79, 0.80, 0.81], 30.0),
+    ([0.70, 0.80, 0.794, 0.81], 40.0),  # a spike that the next evaluation does not confirm
+    ([0.70, 0.80, 0.795, 0.70], 20.0),  # half a point below still confirms
+    ([0.70, 0.71, 0.72, 0.80], 40.0),  # the last one needs no confirmation
+    ([0.80, 0.80, 0.70, 0.70], 10.0),
+    ([0.70, 0.79, 0.79, 0.79], None),
+    ([], None),
+])  # fmt: skip
+def test_a_curve_arrives_at_its_first_confirmed_crossing(accuracy, expected):
+    assert race.time_to_level([10.0, 20.0, 30.0, 40.0][: len(accuracy)], accuracy, 0.80) == expected
+
+
+def test_times_and_accuracies_must_pair_up():
+    with pytest.raises(ValueError, match="2 times but 1 accuracies"):
+        race.time_to_level([1.0, 2.0], [0.5], 0.4)
+
+
+def test_the_worst_official_run_sets_the_level_so_all_of_them_arrive():
+    runs = [entry("official", seed, [0.6, 0.7, final]) for seed, final in enumerate((0.80, 0.78, 0.82))]
+    assert race.race_level(runs) == 0.78
+    (row,) = race.race_table(runs)
+    assert row["reached"] == 3 and row["ratio"] == 1.0 and row["seconds"] == [30.0, 30.0, 30.0]
+    with pytest.raises(ValueError, match="no record of the recipe 'official'"):
+        race.race_level([entry("ours", 0, [0.9])])
+
+
+def test_a_run_that_never_arrives_is_counted_as_such():
+    runs = [entry("official", 0, [0.6, 0.8])] + [entry("slow", seed, [0.6, final]) for seed, final in enumerate((0.7, 0.7, 0.9))]
+    runs += [entry("fast", seed, [0.9, 0.9], [seconds, 99.0]) for seed, seconds in enumerate((5.0, 2.0, 4.0))]
+    fast, official, slow = race.race_table(runs)
+    assert (fast["recipe"], fast["median"], fast["low"], fast["high"], fast["ratio"]) == ("fast", 4.0, 2.0, 5.0, 5.0)
+    assert (slow["reached"], slow["median"], slow["low"], slow["high"], slow["ratio"]) == (1, None, 20.0, None, None)
+    assert "never" in bench.table([fast, official, slow])
+
+
+@pytest.fixture(scope="module")
+def tiny() -> bench.World:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 10
+    patches = (labels[:, None, None] * 20 + torch.randint(0, 50, (60, 49, 16), generator=generator)).to(torch.uint8)
+    source = images.ImageSet(torch.zeros(0, 28, 28, dtype=torch.uint8), labels[:0], "tiny", "made here", "0" * 64, "generated", tuple("abcdefghij"))
+    return bench.World(patches, (patches, labels), (patches, labels), (0.4, 0.2), source)
+
+
+@pytest.fixture
+def two_evaluations(monkeypatch):
+    monkeypatch.setattr(bench, "EVALUATIONS", 2)
+
+
+@pytest.mark.parametrize("recipe", [r for r in bench.RECIPES if isinstance(r, bench.Recipe)], ids=lambda r: r.recipe)
+def test_every_recipe_trains_and_is_scored_untrained_first(recipe, tiny, two_evaluations):
+    short = bench.smoke(recipe)
+    seconds, accuracy = bench.run(short, tiny, seed=0)
+    assert seconds[0] == 0 < seconds[1] < seconds[2] and len(accuracy) == 3
+    assert bench.run(replace(short, num_steps=2), tiny, seed=0)[1][0] == accuracy[0]  # training starts from what was scored
+    jepa = bench.model(short, 0)
+    before = [p.clone() for p in jepa.parameters() if p.requires_grad]
+    again = bench.model(short, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, [p for p in again.parameters() if p.requires_grad], strict=True))
+
+
+def test_official_follows_its_schedules_and_its_start():
+    official = bench.RECIPES[0]
+    rates = [bench.learning_rate(k, official) for k in range(official.num_steps)]
+    assert rates[0] == pytest.approx(2e-4) and max(rates) == pytest.approx(1e-3) and rates[-1] < 1e-5
+    assert rates.index(max(rates)) == round(official.num_steps * 40 / 300)
+    weights = torch.cat([p.flatten() for n, p in bench.model(official, 0).encoder.named_parameters() if p.ndim == 2])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_weight_decay_spares_biases_and_norms_only():
+    jepa = bench.model(bench.RECIPES[0], 0)
+    free = [p for optimizer in bench.optimizers(jepa, bench.RECIPES[0]) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]]
+    names = {name for name, p in jepa.named_parameters() if any(p is q for q in free)}
+    assert names and all(name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight")) for name in names)
+    assert sum(len(g["params"]) for o in bench.optimizers(jepa, bench.RECIPES[0]) for g in o.param_groups) == sum(p.requires_grad for p in jepa.parameters())
+
+
+def test_a_finished_run_is_not_run_again(tiny, two_evaluations, tmp_path, monkeypatch):
+    path = bench.record(bench.RECIPES[0], tiny, 0, tmp_path, quick=True)
+    written = json.loads(path.read_text())
+    assert written["config"]["recipe"] == "official" and written["config"]["scored_on"] == "test"
+    assert {"num_steps", "batch_size", "lr", "encoder", "sampler"} <= set(written["config"])
+    assert race.curve(written)[0][0] == 0 and len(race.curve(written)[1]) == 3
+    monkeypatch.setattr(bench, "run", lambda *a, **k: pytest.fail("ran again"))
+    assert bench.record(bench.RECIPES[0], tiny, 0, tmp_path, quick=True) == path
+
+
+def test_the_command_skips_an_absent_peer_with_its_reason_and_prints_the_table(tiny, two_evaluations, tmp_path, monkeypatch, capsys):
+    def absent(*_):
+        raise ImportError("No module named 'lightly'")
+
+    monkeypatch.setattr(bench, "world", lambda *a: tiny)
+    monkeypatch.setattr(bench, "lightly_contender", absent)
+    assert bench.main(["--quick", "--seeds", "0:1", "--recipes", "official,lightly", "--json", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "lightly: skipped, No module named 'lightly'" in err
+    assert [row["recipe"] for row in json.loads(out)] == ["official"]
+    assert [r["preset"] for r in records.load(root=tmp_path)] == ["race-smoke"]
+    with pytest.raises(ValueError, match="unknown recipe nobody; there are: official"):
+        bench.main(["--recipes", "nobody"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="lightly is not installed")
+def test_lightly_trains_with_its_own_modules(tiny, two_evaluations):
+    recipe = next(r for r in bench.RECIPES if isinstance(r, bench.LightlyRecipe))
+    seconds, accuracy = bench.run(bench.smoke(recipe), tiny, seed=0)
+    assert seconds[0] == 0 < seconds[-1] and len(accuracy) == 3 and asdict(recipe)["predictor"] == (96, 4, 3)
