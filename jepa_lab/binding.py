@@ -1,0 +1,222 @@
+"""Names to concepts to answers: the models of "Is the Reversal Curse a Binding Problem?" (Wang & Sun 2025).
+
+`Recognition` turns a name into one vector; `ConceptJEPA` predicts the answer's vector in that same space, `TokenAR` spells
+its tokens. Blocks are causal and know no positions, as in the paper. Only the last position of a last block is computed
+where nothing else is read: same numbers, a third of the time.
+Shape suffixes: B facts, N names, T tokens of a name, S positions, Q positions that are read, D width, V tokens, H heads.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa_lab.data.facts import FIRST_RELATION, MASK, PAD
+
+
+class Block(nn.Module):
+    """A pre-norm causal transformer block, GPT-2's with tanh GELU, that can compute its last `read` positions alone."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0, depth: int = 1):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not split into {heads} heads; choose a divisor of the width")
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.merge, self.up, self.down = nn.Linear(width, width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        for linear in (self.query, self.key_value, self.up, self.merge, self.down):
+            residual = linear in (self.merge, self.down)  # GPT-2: what enters the residual stream starts smaller
+            nn.init.normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5 if residual else 0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x_BSD: Float[Tensor, "B S D"], seen_BS: Bool[Tensor, "B S"] | None = None, read: int | None = None) -> Float[Tensor, "B Q D"]:
+        """Outputs at the last `read` positions (all by default). `seen_BS` is False where a position is padding."""
+        length, read = x_BSD.shape[1], read or x_BSD.shape[1]
+        y_BSD, tail_BQD = self.norm_attention(x_BSD), x_BSD[:, length - read :]
+        q = rearrange(self.query(y_BSD[:, length - read :]), "b q (h k) -> b h q k", h=self.heads)
+        k, v = rearrange(self.key_value(y_BSD), "b s (two h k) -> two b h s k", two=2, h=self.heads)
+        weights = (q @ k.mT).float() * q.shape[-1] ** -0.5
+        if read > 1 or seen_BS is not None:
+            allowed = torch.ones(length, length, dtype=torch.bool, device=x_BSD.device).tril()[length - read :]
+            allowed = allowed if seen_BS is None else allowed & seen_BS[:, None, None, :]
+            weights = weights.masked_fill(~allowed, -1e4)  # finite: a row of padding alone must not become NaN
+        mixed = rearrange(weights.softmax(-1).to(v.dtype) @ v, "b h q k -> b q (h k)")
+        x_BQD = tail_BQD + F.dropout(self.merge(mixed), self.dropout, self.training)
+        hidden = F.gelu(self.up(self.norm_mlp(x_BQD)), approximate="tanh")
+        return x_BQD + F.dropout(self.down(hidden), self.dropout, self.training)
+
+
+def rms(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+    """Scaled to mean square 1, no mean subtracted, nothing learned (the paper's `variance_only`), in float32."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+class Recognition(nn.Module):
+    """The paper's Wernicke layers: each name by itself goes through `depth` blocks; its last position is the concept.
+
+    Depth 0 is the concept level: a token's embedding is its concept.
+    """
+
+    def __init__(self, vocabulary: int, width: int, heads: int, hidden: int, depth: int, dropout: float = 0.0):
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout, depth) for _ in range(depth))
+
+    def forward(self, names_NT: Int64[Tensor, "N T"], padded: bool = False) -> Float[Tensor, "N D"]:
+        """Concepts of names; `padded` says that some are shorter than others (filled with PAD on the left)."""
+        if not self.blocks and names_NT.shape[1] > 1:
+            raise ValueError(f"names of {names_NT.shape[1]} tokens need at least one recognition layer")
+        seen_NT, x_NTD = names_NT != PAD if padded else None, self.tokens(names_NT)
+        for i, block in enumerate(self.blocks):
+            x_NTD = block(x_NTD, seen_NT, read=1 if i == len(self.blocks) - 1 else None)
+        return x_NTD[:, -1]
+
+
+class Memory(nn.Module):
+    """The memory layer with k = 1 and frozen keys: every distinct name retrieves a free vector of its own.
+
+    The query is the mean of a name's frozen random token vectors, keys are those means: with frozen keys the row that
+    a name retrieves never changes, so it is looked up once, here. Keys are normalised (the paper relies on high width).
+    Raises ValueError where a name does not retrieve its own row.
+    """
+
+    def __init__(self, names_NT: Int64[Tensor, "N T"], vocabulary: int, width: int):
+        super().__init__()
+        tokens_VD = torch.randn(vocabulary, width)
+        seen_NT1 = (names_NT != PAD)[..., None]
+        keys_ND = F.normalize((tokens_VD[names_NT] * seen_NT1).sum(1) / seen_NT1.sum(1), dim=1)
+        own = torch.cat([(part @ keys_ND.T).argmax(1) for part in keys_ND.split(1000)])
+        if not torch.equal(own, torch.arange(len(own))):
+            wrong = int((own != torch.arange(len(own))).sum())
+            raise ValueError(f"{wrong} names retrieve another name's row (same tokens in another order?); widen the keys")
+        self.values = nn.Embedding(len(names_NT), width)
+        nn.init.normal_(self.values.weight, std=0.02)
+
+    def forward(self, entities_N: Int64[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        return self.values(entities_N)
+
+
+class ConceptJEPA(nn.Module):
+    """Predicts the answer's concept from the subject's and the relation's; one recognition module serves input and target.
+
+    entities: `Recognition` or `Memory`. untied: targets get a recognition module of their own (an ablation).
+    """
+
+    def __init__(self, names: Int64[Tensor, "E T"], entities: nn.Module, signs: Recognition, num_relations: int, semantic: nn.ModuleList, target: nn.Module | None = None, norm: bool = False):
+        super().__init__()
+        self.entities, self.signs, self.semantic, self.target = entities, signs, semantic, target
+        self.norm = nn.LayerNorm(signs.tokens.embedding_dim) if norm else None
+        self.padded = bool((names == PAD).any())
+        self.register_buffer("names", names, persistent=False)
+        self.register_buffer("sign_tokens", torch.tensor([*range(FIRST_RELATION, FIRST_RELATION + num_relations), MASK]), persistent=False)
+
+    def concepts(self, entities_N: Int64[Tensor, "N"], target: bool = False) -> Float[Tensor, "N D"]:
+        """Concept embeddings of entities, on the input side or (untied) on the target side."""
+        module = self.target if target and self.target is not None else self.entities
+        return module(entities_N) if isinstance(module, Memory) else module(self.names[entities_N], self.padded)
+
+    def sign_concepts(self, target: bool = False) -> Float[Tensor, "K D"]:
+        """Concepts of all relations and, last, of the mask."""
+        return (self.target if target and isinstance(self.target, Recognition) else self.signs)(self.sign_tokens[:, None])
+
+    def answer(self, subject_BD: Float[Tensor, "B D"], signs_KD: Float[Tensor, "K D"], relation_B: Int64[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """z, the predicted concept: the semantic module's output at the mask, normalised."""
+        x_BSD = torch.stack([subject_BD, signs_KD[relation_B], signs_KD[-1].expand_as(subject_BD)], dim=1)
+        for i, block in enumerate(self.semantic):
+            x_BSD = block(x_BSD, read=1 if i == len(self.semantic) - 1 else None)
+        return self.comparable(x_BSD[:, -1], rms)
+
+    def comparable(self, x_ND: Float[Tensor, "N D"], otherwise=lambda x: x.float()) -> Float[Tensor, "N D"]:
+        return otherwise(x_ND) if self.norm is None else self.norm(x_ND).float()
+
+
+def first_seen(ids_K: Int64[Tensor, "K"], count: int) -> Int64[Tensor, "K"]:
+    """For every position the first position that holds the same id (ids below `count`): de-duplication in a fixed shape."""
+    positions = torch.arange(len(ids_K), device=ids_K.device)
+    return positions.new_full((count,), len(ids_K)).scatter_reduce(0, ids_K, positions, "amin")[ids_K]
+
+
+def jepa_loss(model: ConceptJEPA, facts_B3: Int64[Tensor, "B 3"], stop_gradient: bool = False, contrast: bool = True, mask_duplicates: bool = True) -> Float[Tensor, ""]:
+    """Section 3 of the paper: cross-entropy of z . c over all concepts in the batch, temperature 1, no stop-gradient.
+
+    Candidates are the batch's objects and subjects, the relations and the mask. An entity that occurs several times
+    counts once (the paper's code lets it compete with itself: `mask_duplicates=False`).
+    `contrast=False` is plain regression: mean squared distance of the normalised vectors.
+    """
+    subject_B, relation_B, object_B = facts_B3.T
+    both_KD = model.concepts(torch.cat([object_B, subject_B]))
+    size = len(facts_B3)
+    signs_KD = model.sign_concepts()
+    z_BD = model.answer(both_KD[size:], signs_KD, relation_B)
+    if model.target is not None:
+        both_KD, signs_KD = model.concepts(torch.cat([object_B, subject_B]), target=True), model.sign_concepts(target=True)
+    if stop_gradient:
+        both_KD, signs_KD = both_KD.detach(), signs_KD.detach()
+    with torch.autocast(z_BD.device.type, enabled=False):
+        if not contrast:
+            return (z_BD - rms(both_KD[:size])).square().mean()
+        logits_BK = z_BD @ model.comparable(torch.cat([both_KD, signs_KD])).T
+        goal_B = torch.arange(size, device=z_BD.device)
+        if mask_duplicates:
+            ids_K = torch.cat([object_B, subject_B])
+            first_K = first_seen(ids_K, len(model.names))
+            repeated_K = first_K != torch.arange(2 * size, device=z_BD.device)
+            logits_BK = logits_BK.masked_fill(F.pad(repeated_K, (0, len(signs_KD))), -1e9)
+            goal_B = first_K[:size]
+        return F.cross_entropy(logits_BK, goal_B)
+
+
+class TokenAR(nn.Module):
+    """The autoregressive transformer: [subject tokens][relation][mask] -> object tokens, next-token cross-entropy.
+
+    tied: the output head is the input embedding (as in GPT-2). memory: subjects are read from a `Memory`, which stands in
+    for the first block; answers are still spelled in tokens.
+    """
+
+    def __init__(self, names: Int64[Tensor, "E T"], vocabulary: int, width: int, blocks: nn.ModuleList, tied: bool = True, memory: Memory | None = None):
+        super().__init__()
+        self.tokens, self.blocks, self.memory, self.norm = nn.Embedding(vocabulary, width), blocks, memory, nn.LayerNorm(width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.head = self.tokens.weight if tied else nn.Parameter(0.02 * torch.randn(vocabulary, width))
+        self.padded = bool((names == PAD).any())
+        self.register_buffer("names", names, persistent=False)
+        left = (names != PAD).sum(1, keepdim=True)  # spelled from the left, with at least one PAD as full stop if lengths differ
+        column = torch.arange(names.shape[1] + self.padded)
+        shifted = (column + names.shape[1] - left).clamp(max=names.shape[1] - 1)
+        self.register_buffer("spelling", torch.where(column < left, names.gather(1, shifted), PAD), persistent=False)
+
+    def logits(self, facts_B3: Int64[Tensor, "B 3"]) -> Float[Tensor, "B T V"]:
+        """Scores of every token at each place of the answer, given the true tokens before it."""
+        subject_B, relation_B, object_B = facts_B3.T
+        subject_BT, spelled_BT = self.names[subject_B], self.spelling[object_B]
+        signs_B2 = torch.stack([relation_B + FIRST_RELATION, torch.full_like(relation_B, MASK)], dim=1)
+        after_BS = torch.cat([signs_B2, spelled_BT[:, :-1]], dim=1)
+        head_BSD = self.tokens(subject_BT) if self.memory is None else self.memory(subject_B)[:, None]
+        x_BSD = torch.cat([head_BSD, self.tokens(after_BS)], dim=1)
+        seen_BS = torch.cat([subject_BT != PAD, torch.ones_like(after_BS, dtype=torch.bool)], 1) if self.padded and self.memory is None else None
+        for i, block in enumerate(self.blocks):
+            x_BSD = block(x_BSD, seen_BS, read=spelled_BT.shape[1] if i == len(self.blocks) - 1 else None)
+        return (self.norm(x_BSD) @ self.head.T).float()
+
+    def log_likelihood(self, facts_B3: Int64[Tensor, "B 3"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
+        """log p(answer | question), and whether greedy spelling gives exactly this answer."""
+        logits_BTV, goal_BT = self.logits(facts_B3), self.spelling[facts_B3[:, 2]]
+        counted_BT = self.counted(goal_BT)
+        each_BT = -F.cross_entropy(rearrange(logits_BTV, "b t v -> b v t"), goal_BT, reduction="none")
+        return (each_BT * counted_BT).sum(1), ((logits_BTV.argmax(-1) == goal_BT) | ~counted_BT).all(1)
+
+    @staticmethod
+    def counted(goal_BT: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Real tokens and the first PAD after them, the full stop."""
+        return F.pad(goal_BT != PAD, (1, 0), value=True)[:, :-1]
+
+
+def ar_loss(model: TokenAR, facts_B3: Int64[Tensor, "B 3"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the answer's tokens alone, mean over them."""
+    goal_BT = model.spelling[facts_B3[:, 2]]
+    return F.cross_entropy(rearrange(model.logits(facts_B3), "b t v -> (b t) v"),
+                           torch.where(model.counted(goal_BT), goal_BT, -100).flatten())
