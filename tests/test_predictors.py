@@ -166,7 +166,7 @@ def test_the_next_latent_cannot_be_learned_without_the_action():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            return float(loss.detach())
+        return float(loss.detach())
 
     assert error(sees_action=1.0) < 0.7 * error(sees_action=0.0)
 
