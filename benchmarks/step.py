@@ -1,0 +1,246 @@
+"""`python -m jepa_lab bench`: samples per CPU second of the reference step, ours and the peers' in one run.
+
+Each contender lives in a process of its own. After a warm-up the rounds begin: in each every contender makes one step
+and the matrix products run once, in random order, so that what else the machine does falls on all alike. Compare
+ratios within a run only.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.peers import PEERS, Work
+
+SIZES = {"192": Work(), "96": Work(width=96, depth=4, heads=3, predictor_width=64, predictor_depth=2, predictor_heads=2)}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def flops_per_sample(work: Work) -> dict[str, int]:
+    """Floating-point operations of the reference step's matrix products for one image, counted from the shapes.
+
+    A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2 D^2,
+    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding,
+    whose input needs no gradient. Elementwise work, norms and the optimiser count nothing.
+    """
+    tokens, context, hidden = work.grid[0] * work.grid[1], work.num_context, work.target_shape[0] * work.target_shape[1]
+    width, narrow = work.width, work.predictor_width
+
+    def blocks(count: int, size: int, depth: int) -> int:
+        return depth * count * (24 * size**2 + 4 * count * size)
+
+    embed = 2 * 3 * work.patch**2 * width
+    predicted = work.num_targets * (blocks(context + hidden, narrow, work.predictor_depth) + 2 * hidden * narrow * width)
+    return {
+        "target forward": tokens * embed + blocks(tokens, width, work.depth),
+        "context forward and backward": 2 * context * embed + 3 * blocks(context, width, work.depth),
+        "predictor forward and backward": 3 * (2 * context * width * narrow + predicted),
+    }
+
+
+class Child:
+    """A contender in its own process; it answers one JSON line to each line it gets."""
+
+    def __init__(self, name: str, precision: str, path: Path, settings: dict):
+        self.name, self.precision = name, precision
+        threads = str(settings["threads"])
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "benchmarks.peers", name, precision, str(path), json.dumps(settings)]
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"the process of {self.name} ({self.precision}) ended:\n{self.errors.read()[-2000:]}")
+        return json.loads(line)
+
+    def step(self) -> dict:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close(), self.process.stdout.close(), self.errors.close()
+
+
+def measure(work: Work, rounds: int, threads: int, warmup: int, only: list[str]) -> dict:
+    """All that was measured: answers by (contender, precision), rates of the ceilings, skipped peers with reasons."""
+    settings = {"work": asdict(work), "threads": threads, "warmup": warmup}
+    children: list[Child] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.pt"
+
+        def begin(name: str, precision: str) -> tuple[Child, dict]:
+            children.append(Child(name, precision, path, settings))
+            return children[-1], children[-1].answer()
+
+        try:
+            prepared = begin("inputs", "float32")[1]
+            skipped, racing, losses, steps = {}, [], {}, {}
+            for name in ["ceiling", "ours", *PEERS]:
+                for precision in ("float32", "bf16") if name != "ceiling" else ("both",):
+                    if name in skipped or (only and name not in only):
+                        continue
+                    child, first = begin(name, precision)
+                    if "skipped" in first:
+                        skipped[name] = first["skipped"]
+                        continue
+                    racing.append(child)
+                    losses[name, precision] = first.get("losses")
+            for _ in range(rounds):
+                for child in random.sample(racing, len(racing)):
+                    steps.setdefault((child.name, child.precision), []).append(child.step())
+        finally:
+            for child in children:
+                child.end()
+    return {"steps": steps, "losses": losses, "skipped": skipped} | prepared
+
+
+def best_rates(steps: dict) -> dict[str, dict]:
+    """The ceiling at each precision: the fastest matrix product of the run, in GFLOP per CPU second."""
+    best, found = {}, {}
+    for one in steps.get(("ceiling", "both"), []):
+        for product, rate in one.items():
+            best[product] = max(rate, best.get(product, 0.0))
+    for precision in ("float32", "bf16"):
+        rates = {product.removeprefix(f"{precision} "): rate for product, rate in best.items() if product.startswith(precision)}
+        if rates:
+            found[precision] = {"gflop_per_cpu_s": max(rates.values()), "found_at": max(rates, key=rates.get), "all": rates}
+    return found
+
+
+def table(measured: dict, work: Work) -> list[dict]:
+    """One row for each contender and precision, fastest first."""
+    ceilings, flops, rows = best_rates(measured["steps"]), sum(flops_per_sample(work).values()), []
+    for (name, precision), answers in measured["steps"].items():
+        if name == "ceiling":
+            continue
+        rates = [work.batch_size / one["cpu_s"] for one in answers]
+        top = ceilings.get(precision, {}).get("gflop_per_cpu_s")
+        rows.append({
+            "contender": name,
+            "precision": precision,
+            "as_shipped": name == "ours" or precision == "float32",
+            "samples_per_cpu_s": max(rates),
+            "samples_per_cpu_s_median": statistics.median(rates),
+            "samples_per_wall_s": work.batch_size / min(one["wall_s"] for one in answers),
+            "share_of_ceiling": max(rates) * flops / 1e9 / top if top else None,
+            "peak_rss_mb": answers[-1]["peak_rss_mb"],
+            "step_rss_mb": answers[-1]["peak_rss_mb"] - answers[-1]["rss_before_mb"],
+            "losses": measured["losses"][name, precision],
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: -row["samples_per_cpu_s"])
+
+
+def lead(measured: dict, rows: list[dict], precisions: tuple[str, ...]) -> dict | None:
+    """Our best row against the best peer's of these precisions: by best step, and the median over rounds of the ratio."""
+    ours = [row for row in rows if row["contender"] == "ours"]
+    peers = [row for row in rows if row["contender"] != "ours" and row["precision"] in precisions]
+    if not ours or not peers:
+        return None
+
+    def seconds(row: dict) -> list[float]:
+        return [one["cpu_s"] for one in measured["steps"][row["contender"], row["precision"]]]
+
+    pairs = [statistics.median(b / a for a, b in zip(seconds(ours[0]), seconds(peer))) for peer in peers]
+    return {"peer": peers[0]["contender"], "best": ours[0]["samples_per_cpu_s"] / peers[0]["samples_per_cpu_s"], "median": min(pairs)}
+
+
+def same_work(rows: list[dict]) -> float | None:
+    """Largest relative difference between a float32 peer's first losses and ours: the same function, not only its size."""
+    first = {row["contender"]: row["losses"] for row in rows if row["precision"] == "float32"}
+    ours = first.pop("ours", None)
+    if not ours or not first:
+        return None
+    return max(abs(a - b) / abs(a) for losses in first.values() for a, b in zip(ours, losses, strict=True))
+
+
+def version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def report(work: Work, rounds: int, threads: int, warmup: int = 3, only: list[str] = ()) -> dict:
+    """Measures, and returns what `--json` prints."""
+    before = os.getloadavg()
+    measured = measure(work, rounds, threads, warmup, list(only))
+    rows = table(measured, work)
+    shipped, autocast = lead(measured, rows, ("float32",)), lead(measured, rows, ("bf16",))
+    ours = [work.batch_size / row["samples_per_cpu_s"] for row in rows if row["contender"] == "ours"]
+    return {
+        "rows": rows,
+        "ratio_vs_best_peer_as_shipped": shipped and shipped["best"],
+        "ratio_vs_best_peer_bf16": autocast and autocast["best"],
+        "leads": {"as_shipped": shipped, "bf16": autocast},
+        "device": processor(),
+        "threads": threads,
+        "load": {"before": before, "after": os.getloadavg()},
+        "work": asdict(work),
+        "mflop_per_sample": {part: count / 1e6 for part, count in flops_per_sample(work).items()},
+        "ceilings": best_rates(measured["steps"]),
+        "largest_loss_difference": same_work(rows),
+        "preparation_share": measured["preparation_s"] / min(ours) if ours else None,
+        "import_s": measured["import_s"],
+        "skipped": measured["skipped"],
+        "rounds": rounds,
+        "versions": {name: version(name) for name in ("torch", "timm", "lightly", "simulusion", "pyjepa")},
+    }
+
+
+def text(found: dict) -> str:
+    """The report for people."""
+    total = sum(found["mflop_per_sample"].values())
+    lines = [
+        f"{found['device']}, {found['threads']} thread(s), load {found['load']['before'][0]:.1f} before and {found['load']['after'][0]:.1f} after",
+        f"one step: batch {found['work']['batch_size']}, {total:.0f} MFLOP a sample ("
+        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items()) + f"); {found['rounds']} rounds",
+        *(f"ceiling {p}: {c['gflop_per_cpu_s']:.0f} GFLOP per CPU second ({c['found_at']})" for p, c in found["ceilings"].items()),
+        "",
+        f"{'contender':<12}{'precision':<20}{'samples/CPU-s':>14}{'median':>9}{'of ceiling':>12}{'peak MB':>9}{'step MB':>9}",
+    ]  # fmt: skip
+    for row in found["rows"]:
+        share = "" if row["share_of_ceiling"] is None else f"{row['share_of_ceiling']:.0%}"
+        precision = row["precision"] + ("" if row["as_shipped"] else ", added here")
+        lines.append(
+            f"{row['contender']:<12}{precision:<20}{row['samples_per_cpu_s']:>14.1f}{row['samples_per_cpu_s_median']:>9.1f}"
+            f"{share:>12}{row['peak_rss_mb']:>9.0f}{row['step_rss_mb']:>9.0f}"
+        )
+    lines += ["", *(f"{name} was not run: {reason}" for name, reason in found["skipped"].items())]
+    for which, words in (("as_shipped", "best peer as it ships"), ("bf16", "best peer with bf16 autocast added")):
+        one = found["leads"][which]
+        lines.append(f"ours against the {words}: " + (f"{one['best']:.2f}x ({one['peer']}), median of rounds {one['median']:.2f}x" if one else "no such peer"))
+    if found["largest_loss_difference"] is not None:
+        lines.append(f"same work: the first losses of every float32 contender agree within {found['largest_loss_difference']:.0e} of ours")
+    if found["preparation_share"] is not None:
+        lines.append(f"masks and batch preparation: {found['preparation_share']:.2%} of our fastest step")
+    lines.append(f"import of the engine on top of torch: {found['import_s']:.2f} CPU seconds")
+    return "\n".join(lines)
+
+
+def main(options) -> int:
+    found = report(SIZES[options.size], options.rounds, options.threads, only=options.only)
+    print(json.dumps(found, indent=1) if options.json else text(found))
+    return 0
