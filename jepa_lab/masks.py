@@ -73,16 +73,20 @@ def _corner(u: Tensor, size: Tensor, length: int) -> Tensor:
     return (u * (length - size + 1)).int()
 
 
+def _check_targets(num_targets: int, tokens: int) -> None:
+    _require(1 <= num_targets <= tokens, f"num_targets must lie in 1..{tokens}, the number of tokens, got {num_targets}")
+
+
 def _check_blocks(grid: Grid, num_targets: int, shapes: Sequence[Shape], num_context: int) -> int:
     """The common area K of ``shapes``; raises when the request cannot always be met."""
     _require(len(grid) == 2 and min(grid) >= 1, f"block masks need a grid (rows, columns), got {grid}")
-    _require(num_targets >= 1, f"num_targets must be at least 1, got {num_targets}")
     _require(len(shapes) >= 1, "target_shapes is empty: give at least one (rows, columns)")
     for height, width in shapes:
         _require(1 <= height <= grid[0] and 1 <= width <= grid[1], f"a {height} x {width} block does not fit in a {grid[0]} x {grid[1]} grid")
     areas = {height * width for height, width in shapes}
     _require(len(areas) == 1, f"target_shapes must have one common area, got areas {sorted(areas)}: use block_shapes")
     (size,), tokens = areas, grid[0] * grid[1]
+    _check_targets(num_targets, tokens)
     _require(num_context >= 1, f"num_context must be at least 1, got {num_context}")
     _require(
         num_context <= tokens - size,
@@ -223,7 +227,8 @@ def random_tokens(grid: Grid, batch_size: int, generator: Generator, *, num_targ
     targets may share tokens, as blocks do. Needs ``num_context + target_size <= N``.
     """
     tokens = math.prod(grid)
-    _require(min(num_targets, target_size, num_context) >= 1, "num_targets, target_size and num_context must be at least 1")
+    _check_targets(num_targets, tokens)
+    _require(min(target_size, num_context) >= 1, "target_size and num_context must be at least 1")
     _require(
         num_context + target_size <= tokens,
         f"num_context={num_context} and target_size={target_size} need {num_context + target_size} tokens, the grid has {tokens}",
@@ -301,7 +306,7 @@ def bev_cells(
     rounding, so that shapes are fixed. ``block`` > 1 hides ``block x block`` squares, occupied when any cell is.
     """
     _require(tuple(occupied.shape) == (batch_size, *grid), f"occupied must have shape {(batch_size, *grid)}, got {tuple(occupied.shape)}")
-    _require(all(side % block == 0 for side in grid), f"block={block} does not divide the grid {grid}")
+    _require(block >= 1 and all(side % block == 0 for side in grid), f"block={block} does not divide the grid {grid}")
     tokens, hidden, area = math.prod(grid) // block**2, num_hidden // block**2, block**2
     _require(num_hidden % area == 0 and 1 <= hidden < tokens, f"num_hidden must be a multiple of {area} in {area}..{(tokens - 1) * area}")
     squares_BN = rearrange(occupied, "b (h i) (w j) -> b (h w) (i j)", i=block, j=block).any(-1)
@@ -323,6 +328,7 @@ def local_windows(grid: Grid, batch_size: int, generator: Generator, *, window: 
     image ``b``. The windows of an image have different tops and different lefts. The published code
     shares one set of windows in the whole batch; here each image draws its own.
     """
+    _require(len(grid) == 2 and window >= 1, f"windows of at least 1 need a grid (rows, columns), got window={window}, grid {grid}")
     area, starts = window * window, [side - window + 1 for side in grid]
     _require(1 <= num_hidden < area, f"num_hidden must lie in 1..{area - 1}, got {num_hidden}")
     _require(1 <= num_windows <= min(starts), f"{num_windows} different {window} x {window} windows do not fit in the grid {grid}")
@@ -373,6 +379,9 @@ def multi_block_published(
     are never used; (3) a context of ``min_keep`` tokens or fewer is drawn again, and every 20 failures one
     target less is kept out of it; (4) all contexts cut to the shortest of the batch in raster order.
     """
+    _require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
+    _require(len(grid) == 2, f"block masks need a grid (rows, columns), got {grid}")
+    _check_targets(num_targets, math.prod(grid))
     rng = random.Random(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     target_size = _published_size(grid, rng.random(), target_scale, target_aspect)
     context_size = _published_size(grid, rng.random(), context_scale, (1.0, 1.0))

@@ -91,6 +91,38 @@ def test_a_sample_does_not_depend_on_its_batch_mates(request, batch_size, more, 
 
 
 @repeatable
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 2**31))
+def test_a_bev_sample_does_not_depend_on_what_its_batch_mates_see(rows, cols, seed):
+    ours, theirs = occupancy(6, (rows, cols), rng(1)), occupancy(6, (rows, cols), rng(2))
+    theirs[2] = ours[2]
+    first, second = (masks.bev_cells((rows, cols), 6, rng(seed), occupied=seen, num_hidden=rows * cols // 2) for seen in (ours, theirs))
+    assert torch.equal(first.target_idx[2], second.target_idx[2]) and torch.equal(first.context_idx[2], second.context_idx[2])
+
+
+def covariance_of_mates(drawn: Masks, windows: int = 1) -> float:
+    """Largest covariance, over tokens, of being seen in one sample and in the next."""
+    seen = torch.zeros(len(drawn.context_idx), torch.Size(drawn.grid).numel()).scatter(1, drawn.context_idx, 1.0)[::windows]
+    one, next_one = seen[0::2], seen[1::2]
+    return float(((one * next_one).mean(0) - one.mean(0) * next_one.mean(0)).abs().max())
+
+
+@few
+@given(requests().filter(lambda request: request[0] != "bev_cells"), SEED)
+def test_the_masks_of_two_batch_mates_are_uncorrelated(request, seed):
+    """One mask for the whole batch would have up to 0.25."""
+    drawn = sampler_of(*request)(4096, rng(seed))
+    assert covariance_of_mates(drawn, len(drawn.context_idx) // 4096) < 5 * 0.25 / 2048**0.5
+
+
+def test_the_published_sampler_would_fail_the_check_of_uncorrelated_batch_mates():
+    generator = rng()
+    pairs = [masks.multi_block_published((8, 8), 2, generator) for _ in range(300)]
+    seen = [torch.zeros(2, 64).scatter(1, drawn.context_idx, 1.0) for drawn in pairs]
+    one, next_one = torch.stack(seen).unbind(1)
+    assert ((one * next_one).mean(0) - one.mean(0) * next_one.mean(0)).abs().max() > 5 * 0.25 / 300**0.5
+
+
+@repeatable
 @given(requests(), SEED)
 def test_the_generator_alone_decides_and_shapes_never_change(request, seed):
     sampler = sampler_of(*request)
@@ -110,21 +142,82 @@ def test_every_token_can_be_context_and_target(rows, cols, count, seed):
     assert frequency(drawn.context_idx, grid).min() > 0 and frequency(drawn.target_idx, grid).min() > 0
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda g: masks.random_tokens((5, 6), 1024, g, num_targets=2, target_size=6, num_context=8),
-        lambda g: masks.columns(12, 1024, g, num_targets=3, target_size=3, num_context=4),
-        lambda g: masks.time_blocks(40, 2048, g, num_context=10, num_blocks=3, min_block=4),
-        lambda g: masks.bev_cells((8, 8), 1024, g, occupied=occupancy(1024, (8, 8), g), num_hidden=32, block=2),
-        lambda g: masks.local_windows((8, 8), 1024, g, window=5, num_windows=3, num_hidden=15),
-        lambda g: masks.single_block((6, 6), 1024, g, target_size=12, num_context=20),
-    ],
-)
-def test_the_other_samplers_reach_every_token_too(draw):
-    drawn = draw(rng())
-    assert_well_formed(drawn)
-    assert frequency(drawn.context_idx, drawn.grid).min() > 0 and frequency(drawn.target_idx, drawn.grid).min() > 0
+def reachable(request) -> tuple[set[int], set[int]]:
+    """Tokens that some draw shows, and that some draw asks for: all of them, but where the request itself forbids it."""
+    name, grid, count, length, *_ = request
+    if name == "future_steps":
+        needed, starts = 5 + count - 1, length - 5 - count + 2
+        return set(range(starts + 2)), set(range(needed - 2, length))
+    if name == "time_blocks" and count == 1:  # one block of 3/4 of the series: the middle is always in it
+        seen = length // 4
+        return set(range(seen)) | set(range(length - seen, length)), set(range(length))
+    tokens = set(range(length if name in ("columns", "time_blocks") else grid[0] * grid[1]))
+    return tokens, tokens
+
+
+@settings(few, max_examples=40)
+@given(requests(), SEED)
+def test_every_sampler_reaches_every_token_for_any_grid_count_and_seed(request, seed):
+    sampler, generator = sampler_of(*request), rng(seed)
+    drawn = [sampler(64, generator) for _ in range(40)]
+    seen, asked = (set(torch.cat([getattr(d, name).flatten() for d in drawn]).tolist()) for name in ("context_idx", "target_idx"))
+    assert (seen, asked) == reachable(request)
+
+
+@settings(few, max_examples=30)
+@given(requests().filter(lambda request: request[0] not in ("bev_cells", "future_steps")), SEED)
+def test_no_direction_of_a_grid_or_a_series_is_preferred(request, seed):
+    """Mirrored masks are as likely; of bird's-eye masks the occupied cells decide, and a future has a direction."""
+    drawn = sampler_of(*request)(4000, rng(seed))
+    for indices in (drawn.context_idx, drawn.target_idx):
+        share = frequency(indices, drawn.grid)
+        for axis in range(share.ndim):
+            assert (share - share.flip(axis)).abs().max() < 5 * (2 * 0.25 / 4000) ** 0.5
+
+
+@few
+@given(SIDE, SIDE, st.integers(1, 3), SEED, st.data())
+def test_scattered_tokens_are_equally_likely_to_be_seen_and_asked_for(rows, cols, count, seed, data):
+    tokens, draws = rows * cols, 4000
+    size = data.draw(st.integers(1, tokens - 1))
+    num_context = data.draw(st.integers(1, tokens - size))
+    drawn = masks.random_tokens((rows, cols), draws, rng(seed), num_targets=count, target_size=size, num_context=num_context)
+    for indices, share in ((drawn.context_idx, num_context / tokens), (drawn.target_idx, size / tokens)):
+        assert (frequency(indices, (rows, cols)) - share).abs().max() < 5 * 0.5 / draws**0.5
+
+
+@few
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 3), st.integers(0, 12), SEED)
+def test_a_future_starts_uniformly_anywhere_it_fits(num_context, num_future, gap, more, seed):
+    length, draws = num_context + num_future + gap + more, 4000
+    drawn = masks.future_steps(length, draws, rng(seed), num_context=num_context, num_future=num_future, gap=gap)
+    starts = drawn.context_idx[:, 0].bincount(minlength=more + 1)
+    assert len(starts) == more + 1 and (starts / draws - 1 / (more + 1)).abs().max() < 5 * 0.5 / draws**0.5
+
+
+@few
+@given(st.integers(3, 9), st.integers(3, 9), st.integers(2, 3), SEED)
+def test_windows_lie_uniformly_and_hide_each_of_their_tokens_alike(rows, cols, window, seed):
+    draws, hidden = 4000, window * window // 2
+    drawn = masks.local_windows((rows, cols), draws, rng(seed), window=window, num_windows=1, num_hidden=hidden)
+    corner = torch.cat([drawn.context_idx, drawn.target_idx[:, 0]], dim=1).amin(1)
+    for starts, size in ((corner // cols, rows - window + 1), (corner % cols, cols - window + 1)):
+        assert (starts.bincount(minlength=size) / draws - 1 / size).abs().max() < 5 * 0.5 / draws**0.5
+    inside = drawn.target_idx[:, 0] - corner[:, None]
+    share = frequency(inside // cols * window + inside % cols, (window, window))
+    assert (share - hidden / window**2).abs().max() < 5 * 0.5 / draws**0.5
+
+
+@few
+@given(st.integers(2, 8), st.integers(2, 8), SEED)
+def test_cells_of_one_kind_are_equally_likely_to_be_hidden(rows, cols, seed):
+    draws, occupied = 4000, occupancy(1, (rows, cols), rng(seed))
+    hidden = rows * cols // 2
+    drawn = masks.bev_cells((rows, cols), draws, rng(seed), occupied=occupied.expand(draws, -1, -1), num_hidden=hidden)
+    share = frequency(drawn.target_idx, (rows, cols))
+    for kind in (occupied[0], ~occupied[0]):
+        if kind.any():
+            assert (share[kind] - share[kind].mean()).abs().max() < 5 * 0.5 / draws**0.5
 
 
 def test_block_corners_are_uniform_over_all_valid_positions():
@@ -338,6 +431,11 @@ IMPOSSIBLE = {
     "blocks of different area": (lambda g: masks.multi_block((4, 4), 2, g, target_shapes=[(2, 2), (1, 2)], num_context=4), "one common area"),
     "no shape": (lambda g: masks.multi_block((4, 4), 2, g, target_shapes=[], num_context=4), "is empty"),
     "no target": (lambda g: masks.multi_block((4, 4), 2, g, num_targets=0, **BLOCKS), "num_targets"),
+    "more targets than tokens": (lambda g: masks.multi_block((4, 4), 2, g, num_targets=17, **BLOCKS), r"1\.\.16, the number of tokens"),
+    "more scattered targets than tokens": (
+        lambda g: masks.random_tokens((3, 3), 2, g, num_targets=10, target_size=1, num_context=1),
+        r"1\.\.9, the number of tokens",
+    ),
     "no context": (lambda g: masks.multi_block((4, 4), 2, g, target_shapes=[(2, 2)], num_context=0), "num_context must be"),
     "scale above one": (lambda g: masks.multi_block((4, 4), 2, g, context_scale=(0.9, 1.2), **BLOCKS), "context_scale"),
     "empty batch": (lambda g: masks.multi_block((4, 4), 0, g, **BLOCKS), "batch_size"),
@@ -362,9 +460,25 @@ IMPOSSIBLE = {
         lambda g: masks.bev_cells((4, 4), 2, g, occupied=torch.ones(2, 4, 4, dtype=torch.bool), num_hidden=16),
         "num_hidden",
     ),
+    "more cells hidden than there are": (
+        lambda g: masks.bev_cells((4, 4), 2, g, occupied=torch.ones(2, 4, 4, dtype=torch.bool), num_hidden=17),
+        r"num_hidden must be .* 1\.\.15",
+    ),
+    "block of no cells": (
+        lambda g: masks.bev_cells((4, 4), 2, g, occupied=torch.ones(2, 4, 4, dtype=torch.bool), num_hidden=4, block=0),
+        "block=0 does not divide",
+    ),
+    "windows on a line": (lambda g: masks.local_windows((16,), 2, g, window=2, num_windows=1, num_hidden=1), r"\(rows, columns\)"),
+    "window of no cells": (lambda g: masks.local_windows((4, 4), 2, g, window=0, num_windows=1, num_hidden=1), "window=0"),
+    "more windows than places": (lambda g: masks.local_windows((4, 4), 2, g, window=3, num_windows=3, num_hidden=4), "do not fit"),
+    "no future": (lambda g: masks.future_steps(8, 2, g, num_context=6, num_future=0), "at least 1"),
+    "no time block": (lambda g: masks.time_blocks(20, 2, g, num_context=10, num_blocks=0, min_block=1), "at least 1"),
     "window larger than the grid": (lambda g: masks.local_windows((4, 4), 2, g, window=5, num_windows=1, num_hidden=3), "do not fit"),
     "window fully hidden": (lambda g: masks.local_windows((4, 4), 2, g, window=2, num_windows=1, num_hidden=4), "1..3"),
     "published on a tiny grid": (lambda g: masks.multi_block_published((3, 3), 2, g), "never keeps more than"),
+    "published for an empty batch": (lambda g: masks.multi_block_published((7, 7), 0, g), "batch_size"),
+    "published on a line": (lambda g: masks.multi_block_published((49,), 2, g), r"\(rows, columns\)"),
+    "published without a target": (lambda g: masks.multi_block_published((7, 7), 2, g, num_targets=0), "num_targets"),
     "published without room for a target": (lambda g: masks.multi_block_published((2, 2), 2, g, min_keep=0), "too small"),
 }
 
