@@ -174,6 +174,11 @@ def panel(features: Float[Tensor, "n D"], views: Float[Tensor, "m q D"] | None =
     return dict(zip(metrics, values))
 
 
+def rank_limit(possible: float) -> float:
+    """The rankme below which the alarm fires, where ``possible`` = min(n, D) directions could carry something."""
+    return min(max(MIN_RANK_SHARE * possible, MIN_RANK[0]), MIN_RANK[1])
+
+
 def collapsed(panel: Mapping[str, float]) -> str | None:
     """The alarm: why these features count as collapsed, in words, or None while they are healthy.
 
@@ -186,7 +191,7 @@ def collapsed(panel: Mapping[str, float]) -> str | None:
     if not cosine <= MAX_COSINE:
         return f"complete collapse: cosine_to_mean {cosine:.5f} is above {MAX_COSINE:g}, all samples point the same way"
     possible = rank / share
-    limit = min(max(MIN_RANK_SHARE * possible, MIN_RANK[0]), MIN_RANK[1])
+    limit = rank_limit(possible)
     if not rank >= limit:
         return f"dimensional collapse: rankme {rank:.2f} of {possible:.0f} possible is below {limit:.1f}, few directions carry everything"
     return None

@@ -117,9 +117,16 @@
         this.label();
         canvas.on("plotly_afterplot", () => this.label());
         canvas.on("plotly_animatingframe", (frame) => this.controls.forEach((control) => control.follow && control.follow(frame.name)));
+        canvas.on("plotly_click", ({ points }) => this.pick((points[0] || {}).customdata));
         this.host.dataset.drawn = "1";
         this.host.style.minHeight = "";
       });
+    }
+    /* A click on a mark whose customdata names a frame goes to that frame; the slider follows. */
+    pick(name) {
+      const known = JSON.parse(this.source).frames || [];
+      if (!known.some((frame) => frame.name === name)) return;
+      Plotly.animate(this.canvas, [name], { mode: "immediate", frame: { duration: 0, redraw: true }, transition: { duration: 0 } });
     }
     /* The drawing is one image to a screen reader; its layers are not. */
     label() {
