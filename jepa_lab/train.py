@@ -96,7 +96,7 @@ def learning_rate(step: int, cfg: Config) -> float:
 class Run:
     """All that a training run changes; a checkpoint is exactly this."""
 
-    model: JEPA
+    model: nn.Module  # a JEPA wherever an EMA copy is kept
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # masks
     seed: int
@@ -105,7 +105,7 @@ class Run:
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
-def start(model: JEPA, seed: int, device: torch.device | str) -> Run:
+def start(model: nn.Module, seed: int, device: torch.device | str) -> Run:
     """A fresh run: AdamW with weight decay on matrices only, generators seeded."""
     model = model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]

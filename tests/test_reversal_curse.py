@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jepa_lab import binding
+from jepa_lab import binding, entanglement, recall, train
 from jepa_lab.data import facts
 
 
@@ -69,7 +69,7 @@ def test_masking_repeated_candidates_equals_listing_each_entity_once():
     logits = model.answer(concepts[batch[:, 0]], signs, batch[:, 1]) @ torch.cat([concepts[entities], signs]).T
     expected = F.cross_entropy(logits, torch.searchsorted(entities, batch[:, 2].contiguous()))
     torch.testing.assert_close(binding.jepa_loss(model, batch), expected)
-    assert float(binding.jepa_loss(model, batch, mask_duplicates=False)) > float(expected)
+    assert bool(binding.jepa_loss(model, batch, mask_duplicates=False) > expected)
 
 
 def test_stop_gradient_keeps_gradients_out_of_the_target_side_only():
@@ -122,3 +122,111 @@ def test_names_of_different_lengths_are_spelled_with_a_full_stop():
     model = binding.TokenAR(names, 10, 16, blocks(1))
     assert model.spelling.tolist() == [[8, 0, 0], [9, 8, 0], [9, 0, 0]]
     assert model.counted(model.spelling).tolist() == [[True, True, False], [True, True, True], [True, True, False]]
+
+
+def test_the_blind_ceiling_is_what_a_model_that_only_knows_partners_scores():
+    w = world(pairs=3)
+    ceiling = recall.blind(w.partners(), w.reversed)
+    assert ceiling.accuracy == pytest.approx(1 / 3) and ceiling.mrr == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    some = w.partners().clone()
+    some[:, 1:] = -1
+    assert recall.blind(some, w.reversed[w.reversed[:, 1] < 2]).accuracy == 1.0
+
+
+@pytest.mark.parametrize("skill", ["knows", "blind", "ignorant"])
+def test_scores_tell_knowing_the_relation_from_knowing_the_partners(monkeypatch, skill):
+    model = jepa(world())
+    w = facts.generate(400, 240, 3, None, rng())
+    partners, asked = w.partners(), w.reversed
+    noise = torch.rand(len(asked), w.num_entities, generator=rng(1))
+    bonus = torch.zeros_like(noise)
+    if skill != "ignorant":
+        bonus.scatter_(1, partners[asked[:, 0]], 1.0)
+    if skill == "knows":
+        bonus.scatter_(1, asked[:, 2:], 2.0)
+    monkeypatch.setattr(recall, "entity_scores", lambda *_: noise + bonus)
+    score, ceiling = recall.recall(model, asked, partners), recall.blind(partners, asked)
+    if skill == "knows":
+        assert score == recall.Recall(1.0, 1.0, 1.0, 0.0)
+    if skill == "blind":
+        assert score.accuracy == pytest.approx(ceiling.accuracy, abs=0.08) and score.mrr == pytest.approx(ceiling.mrr, abs=0.06)
+        assert score.over_partner == pytest.approx(0.5, abs=0.06) and score.partner_on_top == pytest.approx(2 / 3, abs=0.08)
+    if skill == "ignorant":
+        assert score.accuracy < 0.02 and score.over_partner == pytest.approx(0.5, abs=0.08)
+
+
+def test_exact_match_and_rivals_of_spelled_names():
+    w = world(pairs=3)
+    torch.manual_seed(0)
+    model = binding.TokenAR(w.names, w.vocabulary, 16, blocks(2))
+    score = recall.recall(model, w.reversed, w.partners())
+    assert score.accuracy == float(model.log_likelihood(w.reversed)[1].float().mean()) and score.mrr != score.mrr
+    assert 0.2 < score.over_partner < 0.8 and model.training
+
+
+def small(**changes):
+    return train.Config(**(dict(num_steps=6, batch_size=8, lr=1e-2, weight_decay=(0.1, 0.1), log_every=2) | changes))
+
+
+def test_training_resumed_from_a_checkpoint_is_bit_equal(tmp_path):
+    w = world()
+    whole = recall.fit(train.start(jepa(w), 0, "cpu"), small(), w.train, binding.jepa_loss, progress=False)
+    path = tmp_path / "checkpoint.pt"
+    half = train.start(jepa(w), 0, "cpu")
+    with pytest.raises(KeyboardInterrupt):
+        recall.fit(half, small(), w.train, interrupt_after(4), checkpoint=path, save_every=2, progress=False)
+    again = recall.resume(path, train.start(jepa(w), 0, "cpu"), small())
+    assert again.step == 4
+    recall.fit(again, small(), w.train, binding.jepa_loss, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters()))
+    assert again.history == whole.history
+    with pytest.raises(ValueError, match="other settings .*lr"):
+        recall.resume(path, train.start(jepa(w), 0, "cpu"), small(lr=1.0))
+
+
+def interrupt_after(steps):
+    count = iter(range(steps))
+
+    def loss(model, batch):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return binding.jepa_loss(model, batch)
+
+    return loss
+
+
+def test_a_bad_batch_moves_nothing_and_too_many_stop_the_run():
+    w, run = world(), train.start(jepa(world()), 0, "cpu")
+    before = [p.clone() for p in run.model.parameters()]
+    bad = lambda model, batch: binding.jepa_loss(model, batch) * float("nan")
+    recall.fit(run, small(num_steps=2, max_bad_steps=2), w.train, bad, progress=False)
+    assert run.bad_steps == 2 and all(torch.equal(a, b) for a, b in zip(before, run.model.parameters()))
+    with pytest.raises(RuntimeError, match="non-finite batches"):
+        recall.fit(train.start(jepa(w), 0, "cpu"), small(max_bad_steps=1), w.train, bad, progress=False)
+
+
+def test_contamination_is_zero_for_a_memory_and_follows_the_overlap_of_a_shared_module():
+    w = world()
+    everyone, some = torch.arange(w.num_entities), w.train[:4]
+    memory = entanglement.measure(jepa(w, memory=True), some, everyone)
+    assert memory.mean() == (0.0, 0.0)
+    shared = entanglement.measure(jepa(w), some, everyone)
+    assert shared.contamination.nan_to_num(0).abs().max() > 0.01
+    assert bool((shared.overlap.isnan() == (some[:, :1] == everyone)).all())
+
+
+def test_with_only_the_last_projection_learning_contamination_equals_the_overlap():
+    w, model = world(), jepa(world())
+    for name, p in model.entities.named_parameters():
+        p.requires_grad_(name.endswith("down.weight"))
+    full = list(model.entities.parameters())
+    model.entities.parameters = lambda: [p for p in full if p.requires_grad]
+    result = entanglement.measure(model, w.train[:4], torch.arange(w.num_entities), step=1e-2)
+    torch.testing.assert_close(result.overlap, result.contamination, equal_nan=True, atol=2e-3, rtol=2e-2)
+
+
+def test_measuring_entanglement_leaves_the_model_as_it_was():
+    w, model = world(), jepa(world())
+    before = [p.clone() for p in model.parameters()]
+    entanglement.measure(model, w.train[:2], torch.arange(5))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))

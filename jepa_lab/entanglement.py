@@ -1,0 +1,81 @@
+"""Does learning a fact about one entity move another? The alpha . beta diagnostic of Wang & Sun 2025, measured.
+
+With c = W h(name) at the output of the recognition MLP, a gradient step on entity a moves entity b by (alpha . beta) times
+what a itself feels, alpha and beta being their hidden activations. Here both sides are measured: the overlap, and how far
+b really moves when *all* recognition weights take the step.
+Shape suffixes: N entities, H hidden units, D width, A entities that are taught something.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from jepa_lab.binding import ConceptJEPA, Memory
+
+
+class Entanglement(NamedTuple):
+    """Per taught entity a (rows) and other entity b (columns); the columns of a itself are nan."""
+
+    overlap: Float[Tensor, "A N"]  # alpha . beta / |alpha|^2: what the theory says b moves, in shares of a's own move
+    contamination: Float[Tensor, "A N"]  # what b really moved along a's direction, in shares of a's own move
+
+    def correlation(self) -> float:
+        """Pearson correlation of overlap and contamination over all pairs; nan where nothing overlaps."""
+        kept = ~self.overlap.isnan()
+        return float(torch.corrcoef(torch.stack([self.overlap[kept], self.contamination[kept]]))[0, 1])
+
+    def mean(self) -> tuple[float, float]:
+        """Mean overlap and mean absolute contamination over all pairs."""
+        return float(self.overlap.nanmean()), float(self.contamination.abs().nanmean())
+
+
+@torch.no_grad()
+def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"]) -> Float[Tensor, "N H"]:
+    """alpha: activations of the last recognition MLP at a name's last token; for a memory, which row is read (one-hot)."""
+    if isinstance(model.entities, Memory):
+        return F.one_hot(entities_N, len(model.names)).float()
+    kept: list[Tensor] = []
+    handle = model.entities.blocks[-1].down.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0][:, -1]))
+    try:
+        model.concepts(entities_N)
+    finally:
+        handle.remove()
+    return kept[0].float()
+
+
+def measure(model: ConceptJEPA, facts_A3: Int64[Tensor, "A 3"], entities_N: Int64[Tensor, "N"], step: float = 1e-3) -> Entanglement:
+    """Take one small gradient step on each fact, through its subject's name alone, and see who else moves.
+
+    facts_A3: one fact per taught entity, with the gradient of its loss over all entities. The model is left unchanged.
+    """
+    alpha_AH, beta_NH = hidden_activations(model, facts_A3[:, 0]), hidden_activations(model, entities_N)
+    overlap_AN = alpha_AH @ beta_NH.T / alpha_AH.square().sum(1, keepdim=True)
+    moved = torch.stack([_moves(model, fact, entities_N, step) for fact in facts_A3])
+    own_AN = facts_A3[:, :1] == entities_N
+    return Entanglement(overlap_AN.masked_fill(own_AN, torch.nan), moved.masked_fill(own_AN, torch.nan))
+
+
+def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Tensor, "N"], step: float) -> Float[Tensor, "N"]:
+    """How far each entity's concept moves along the move of the fact's subject, in shares of that move."""
+    weights = list(model.entities.parameters())
+    subject = fact_3[:1]
+    with torch.no_grad():
+        before_ND, own_D = model.concepts(entities_N), model.concepts(subject)[0]
+        candidates_ED = model.comparable(model.concepts(torch.arange(len(model.names), device=fact_3.device)))
+        signs_KD = model.sign_concepts()
+    concept_1D = model.concepts(subject)
+    loss = F.cross_entropy(model.answer(concept_1D, signs_KD, fact_3[1:2]) @ candidates_ED.T, fact_3[2:])
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    norm = torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt()
+    moved = [(w, g * (step / norm)) for w, g in zip(weights, gradients) if g is not None]
+    with torch.no_grad():
+        old = [w.clone() for w, _ in moved]
+        for weight, change in moved:
+            weight -= change
+        change_ND, own_change_D = model.concepts(entities_N) - before_ND, model.concepts(subject)[0] - own_D
+        for (weight, _), value in zip(moved, old):
+            weight.copy_(value)
+    return change_ND @ own_change_D / own_change_D.square().sum()

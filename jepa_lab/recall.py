@@ -1,0 +1,164 @@
+"""Training on facts and asking them back: the loop, exact scores over all entities, the relation-blind controls.
+
+A model that merely knows who belongs with whom answers 1 / R of the reversed facts rightly, far above chance, so every
+score stands beside that ceiling (`blind`). Shape suffixes: B facts, E entities, R relation pairs, D width.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from jepa_lab import checkpoints, train
+from jepa_lab.binding import ConceptJEPA, TokenAR
+from jepa_lab.data.facts import World
+
+Model = ConceptJEPA | TokenAR
+
+
+class Recall(NamedTuple):
+    """Scores on a set of facts. Ranks are among all entities of both groups; nan where a model has no such ranks."""
+
+    accuracy: float  # the right entity comes first; for spelled names every token is right
+    mrr: float  # mean of 1 / rank, rank = 1 + number of strictly higher scores
+    over_partner: float  # how often the right entity beats another partner of the subject: 0.5 if the relation is ignored
+    partner_on_top: float  # the answer is another partner of the subject
+
+
+def blind(partners_ER: Int64[Tensor, "E R"], facts_B3: Int64[Tensor, "B 3"]) -> Recall:
+    """The most that knowing a subject's partners, but not which relation is asked, can score: with R partners 1 / R, H_R / R."""
+    counts_B = (partners_ER[facts_B3[:, 0]] >= 0).sum(1)
+    harmonic = torch.cumsum(1 / torch.arange(1.0, int(counts_B.max()) + 1), 0)
+    first = float((1 / counts_B).mean())
+    return Recall(first, float((harmonic[counts_B - 1] / counts_B).mean()), 0.5, 1 - first)
+
+
+@torch.no_grad()
+def recall(model: Model, facts_B3: Int64[Tensor, "B 3"], partners_ER: Int64[Tensor, "E R"]) -> Recall:
+    """Scores of a model in evaluation mode, which is left as it was."""
+    training, others_BR = model.training, partners_ER[facts_B3[:, 0]]
+    rival_BR = (others_BR != facts_B3[:, 2:]) & (others_BR >= 0)
+    model.eval()
+    spelled = isinstance(model, TokenAR) and model.spelling.shape[1] > 1
+    result = (_recall_names if spelled else _recall_entities)(model, facts_B3, others_BR.clamp(min=0), rival_BR)
+    model.train(training)
+    return result
+
+
+def _recall_entities(model: Model, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor) -> Recall:
+    scores_BE = entity_scores(model, facts_B3)
+    right_B1 = scores_BE.gather(1, facts_B3[:, 2:])
+    rank_B = 1 + (scores_BE > right_B1).sum(1)
+    wins_BR = right_B1 > scores_BE.gather(1, others_BR)
+    on_top_B = ((scores_BE.argmax(1, keepdim=True) == others_BR) & rival_BR).any(1)
+    return Recall(_mean(rank_B == 1), _mean(1 / rank_B), _share(wins_BR, rival_BR), _mean(on_top_B))
+
+
+def _recall_names(model: TokenAR, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor) -> Recall:
+    likelihood_B, exact_B = model.log_likelihood(facts_B3)
+    wins, spelled = [], []
+    for others_B in others_BR.T:
+        log_p, said = model.log_likelihood(torch.stack([facts_B3[:, 0], facts_B3[:, 1], others_B], 1))
+        wins.append(likelihood_B > log_p)
+        spelled.append(said)
+    return Recall(_mean(exact_B), float("nan"), _share(torch.stack(wins, 1), rival_BR), _mean((torch.stack(spelled, 1) & rival_BR).any(1)))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.float().mean())
+
+
+def _share(wins: Bool[Tensor, "B R"], counted: Bool[Tensor, "B R"]) -> float:
+    return float((wins & counted).sum() / counted.sum()) if bool(counted.any()) else float("nan")
+
+
+@torch.no_grad()
+def entity_scores(model: Model, facts_B3: Int64[Tensor, "B 3"]) -> Float[Tensor, "B E"]:
+    """Every entity's score as the answer to each question; needs a model whose answers are single vectors or tokens."""
+    if isinstance(model, TokenAR):
+        return model.logits(facts_B3)[:, 0, model.names[:, -1]]
+    targets_ED = all_concepts(model, target=True)
+    subjects_BD = model.concepts(facts_B3[:, 0])
+    return model.answer(subjects_BD, model.sign_concepts(), facts_B3[:, 1]) @ model.comparable(targets_ED).T
+
+
+@torch.no_grad()
+def all_concepts(model: ConceptJEPA, target: bool = False) -> Float[Tensor, "E D"]:
+    """Concept embeddings of all entities, in parts that fit in a cache."""
+    everyone = torch.arange(len(model.names), device=model.names.device)
+    return torch.cat([model.concepts(part, target).float() for part in everyone.split(1024)])
+
+
+# Training
+
+
+def fit(run: train.Run, cfg: train.Config, facts: Int64[Tensor, "F 3"], loss: Callable[[Model, Tensor], Tensor],
+        watch: Callable[[Model], dict[str, float]] | None = None, checkpoint: Path | None = None, save_every: int = 0,
+        progress: bool = True) -> train.Run:  # fmt: skip
+    """Train from `run.step` to `cfg.num_steps`; `watch` measures the model every `cfg.log_every` steps into `run.history`.
+
+    The loop of `train.fit` without masks and EMA. Raises RuntimeError after too many non-finite batches.
+    """
+    from tqdm import tqdm
+
+    device = facts.device
+    batches, recent = train.batch_indices(len(facts), cfg.batch_size, run.seed, run.step), []
+    for _ in tqdm(range(run.step, cfg.num_steps), disable=not progress, file=sys.stderr, mininterval=1.0, unit="step"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+            value = loss(run.model, facts[next(batches).to(device)])
+        value.backward()
+        recent.append((value.detach(), update(run, value, cfg)))
+        run.step += 1
+        is_last = run.step == cfg.num_steps
+        if run.step % cfg.log_every == 0 or is_last:
+            _log(run, recent, cfg, watch)
+            recent.clear()
+        if checkpoint and save_every and (run.step % save_every == 0 or is_last):
+            checkpoints.write(checkpoint, _state(run, cfg))
+    return run
+
+
+@torch.no_grad()
+def update(run: train.Run, loss: Tensor, cfg: train.Config) -> Tensor:
+    """One AdamW step; a non-finite loss or gradient moves nothing. Returns the flag of a finite step."""
+    trained = [p for group in run.optimizer.param_groups for p in group["params"]]
+    ok = torch.isfinite(loss) & torch.isfinite(nn.utils.clip_grad_norm_(trained, cfg.clip_norm))
+    for group in run.optimizer.param_groups:
+        group["lr"] = train.learning_rate(run.step, cfg)
+        if group["decayed"]:
+            group["weight_decay"] = train.cosine(run.step, cfg.num_steps, cfg.weight_decay)
+    run.optimizer.found_inf = (~ok).float()
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return ok
+
+
+def _log(run: train.Run, recent: list, cfg: train.Config, watch) -> None:
+    losses, oks = (torch.stack(column) for column in zip(*recent))
+    run.bad_steps += int((~oks).sum())
+    if run.bad_steps > cfg.max_bad_steps:
+        raise RuntimeError(f"{run.bad_steps} non-finite batches up to step {run.step}, more than max_bad_steps={cfg.max_bad_steps}; lower lr")
+    row = {"step": run.step, "loss": float(losses[oks].mean())} | (watch(run.model) if watch else {})
+    for name, value in row.items():
+        run.history.setdefault(name, []).append(value)
+
+
+def _state(run: train.Run, cfg: train.Config) -> dict:
+    return {"config": {k: str(v) for k, v in vars(cfg).items()}, "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(),
+            "seed": run.seed, "step": run.step, "bad_steps": run.bad_steps, "history": run.history}
+
+
+def resume(path: Path, run: train.Run, cfg: train.Config) -> train.Run:
+    """Put a checkpoint of `fit` into a fresh run. Raises ValueError when it was written with another config or seed."""
+    state, ours = checkpoints.read(path), {k: str(v) for k, v in vars(cfg).items()}
+    changed = sorted(k for k in ours if state["config"].get(k) != ours[k])
+    if changed or state["seed"] != run.seed:
+        raise ValueError(f"{path} was written with other settings ({', '.join(changed) or 'seed'}); use another folder")
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
+    return run
