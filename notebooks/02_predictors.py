@@ -100,10 +100,9 @@ for cell, history in cells.items():
 collapse.phase_figure(cells, limit, "Where it collapses: EMA decay against the predictor's learning rate")
 
 # %% [markdown]
-# Read it from left to right. A predictor that learns slowly, or not at all, lets the features fall into a few directions; one that keeps up
-# holds them apart. That is BYOL's own explanation: the target encoder matters because it gives the predictor time to become good.
-# Read it upwards: the slower the target, the less the predictor's rate matters. A slow target is a second way to be safe, but a target
-# that hardly moves teaches nothing new either. And compare the losses: the lowest ones belong to the worst cells.
+# Read it from left to right: does a predictor that learns slowly, or not at all, let the features fall into a few directions, and does one that
+# keeps up hold them apart? BYOL suspects as much: its target encoder may matter because it gives the predictor time to become good.
+# Then read it upwards: the slower the target, the less the predictor's rate should matter. And look at the loss of the worst cells.
 #
 # ## Smallest code
 #
@@ -157,15 +156,15 @@ for name, trained in runs.items():
 # %% tags=["hide-input"]
 figures.arms("I-JEPA", "no stop-gradient", *few)
 rung = {name: collapse.first_alarm(trained.history) for name, trained in runs.items()}
-print(f"{'arm':22s} 10 labels, %   rank   loss     alarm")
+print(f"{'arm':22s} 10 labels   rank    loss  alarm")
 for name, s in scores.items():
-    row = f"{name:22s} {few[name]:5.1f} ±{50 * (s.high - s.low):3.1f}"
+    row = f"{name:22s} {few[name]:4.1f} ±{50 * (s.high - s.low):3.1f}"
     if name in runs:
-        row += f"     {ranks[name]:5.1f}   {runs[name].history['loss'][-1]:.4f}   " + (f"step {rung[name][0]}" if rung[name] else "never")
+        row += f"  {ranks[name]:5.1f}  {runs[name].history['loss'][-1]:.4f}  " + (f"step {rung[name][0]}" if rung[name] else "never")
     print(row)
 
 # %% [markdown]
-# Behind ± stands half of the 95 % interval of this one run, over draws of the labels. The rank is RankMe of the mean latents of 1,000 images
+# Accuracy in %; behind ± stands half of the 95 % interval of this one run, over draws of the labels. The rank is RankMe of the mean latents of 1,000 images
 # that no arm trained on; its largest possible value is the width of the encoder. Losses of different distances cannot be compared with one another.
 #
 # ### The alarm, live
@@ -189,15 +188,15 @@ for name in pair:
 #
 # ### What it costs
 #
-# Floating-point operations of the matrix products of one step, per image, and core-seconds measured on this page, both relative to I-JEPA. Wall
-# time is not shared out evenly at this size: much of a small step is overhead, so a third of the operations saved is not a third of the time.
+# Millions of floating-point operations in the matrix products of one step, per image, and core-seconds of 100 steps measured on this page, both
+# also relative to I-JEPA. At this size the two differ: much of a small step is overhead, which operations do not count.
 
 # %% tags=["hide-input"]
 mflop = {name: paper.step_mflop(cfg, world, arm) for name, arm in arms.items()}
-print(f"{'arm':22s} MFLOP per image   relative   core-s per 100 steps   relative")
+print(f"{'arm':19s}  MFLOP  relative  core-s  relative")
 for name in arms:
     run.value(f"mflop: {name}", mflop[name])
-    print(f"{name:22s} {mflop[name]:9.1f} {mflop[name] / mflop['I-JEPA']:14.2f} {costs[name]:16.2f} {costs[name] / costs['I-JEPA']:16.2f}")
+    print(f"{name:19s} {mflop[name]:6.1f} {mflop[name] / mflop['I-JEPA']:9.2f} {costs[name]:7.2f} {costs[name] / costs['I-JEPA']:9.2f}")
 
 # %% [markdown]
 # ## Result
@@ -207,10 +206,10 @@ for name in arms:
 
 # %% tags=["hide-input"]
 history = lambda kind, arm: [r["values"][f"{kind}: {arm}"] for r in study if f"{kind}: {arm}" in r["values"]]
-figures.claim_figure({arm: history("few_label", arm) for arm in few}, few, "accuracy with 10 labels per class, %", title="Few labels")
+figures.claim_figure({arm: history("few_label", arm) for arm in few}, few, "accuracy, 10 labels per class, %", title="Few labels")
 
 # %% tags=["hide-input"]
-figures.claim_figure({arm: history("rankme", arm) for arm in ranks}, ranks, "RankMe of the features, directions", title="How many directions are left")
+figures.claim_figure({arm: history("rankme", arm) for arm in ranks}, ranks, "RankMe, directions", title="How many directions are left")
 
 # %% tags=["hide-input"]
 alarm_at = diagnostics.rank_limit(cfg.width)
@@ -247,7 +246,7 @@ for recipe, changed in (race.settings_of(race_runs, ladder) if ladder else {}).i
     print(f"{recipe}: {', '.join(f'{key} {value}' for key, value in changed.items()) or 'the reference'}")
 
 # %% [markdown]
-# Each rung changes the settings printed above and nothing else; the code that ran is
+# The printed settings are all that a recipe changes of the published one; the code that ran is
 # [`benchmarks/race.py`](https://github.com/jepa-lab/jepa-lab/blob/main/benchmarks/race.py).
 #
 # ## What breaks it
@@ -276,10 +275,10 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 # - **Collapse in the papers is total.** BYOL and SimSiam compare two augmented views of an image by one vector each, behind a projector with
 #   BatchNorm. Here each hidden *token* is predicted, and the predictor must also say where it lies; a token's position alone gives targets that differ, so
 #   the loss never asks for one constant.
-# - **No EMA.** BYOL and SimSiam contradict each other here, and later work found that the predictor's learning rate and weight decay decide. The
-#   phase diagram says the same of our small models.
-# - **Depth and width of the predictor.** I-JEPA's were compared after hundreds of epochs. This page sees less than half of one, in which a larger predictor
-#   learns faster, whatever it does to the encoder in the end.
+# - **No EMA.** BYOL and SimSiam contradict each other here. Theory for linear networks {cite}`tian2021understanding` finds that the predictor's learning
+#   rate and the weight decay decide; the phase diagram above varies the first of the two.
+# - **Depth and width of the predictor.** I-JEPA's were compared after hundreds of epochs. This page sees a fraction of one; what a larger
+#   predictor does to the encoder in the end is not seen in it.
 # - **EMA.** What 0.99 means depends on the number of steps: it remembers a hundred of them, a quarter of a run here.
 # - **SIGReg and VICReg** were built for the output of a projector that is thrown away. Here they act on the latents themselves, those of all hidden tokens of 32 images.
 # - **Few labels after few steps.** The arms are compared early, when random features are still a strong control.

@@ -138,10 +138,13 @@ def test_every_cell_of_the_phase_diagram_opens_its_own_curves(cells):
     for frame in figure.frames:
         loss, rank = (trace for trace in frame.data if trace.name in ("loss", "rankme"))
         assert list(loss.y) == cells[names[frame.name]]["loss"] and list(rank.y) == cells[names[frame.name]]["rankme"]
+    rung = [name for name, cell in names.items() if collapse.last_alarm(cells[cell])]
+    crossed = [name for texts, row in zip(figure.data[0].text, figure.data[0].customdata) for text, name in zip(texts, row) if "✕" in text]
+    assert sorted(crossed) == sorted(rung)
     lowest = min(cells, key=lambda cell: cells[cell]["rankme"][-1])
     assert figure.frames[0].name == collapse.cell_name(*lowest)
     partial = {cell: history for cell, history in cells.items() if cell != (0.0, 1.0)}
-    with pytest.raises(ValueError, match="no run of EMA 0, predictor lr × 1;"):
+    with pytest.raises(ValueError, match="no run of EMA 0, lr × 1;"):
         collapse.phase_figure(partial, 2.0)
 
 
@@ -158,8 +161,8 @@ def test_a_click_on_a_cell_goes_to_it_and_the_slider_follows(cells, browser_path
         where = seen.page.evaluate("""() => { const plot = document.querySelector('.jl-canvas'), box = plot.getBoundingClientRect(), l = plot._fullLayout;
           return [box.x + l.xaxis._offset + l.xaxis.c2p(2), box.y + l.yaxis._offset + l.yaxis.c2p(1)]; }""")
         seen.page.mouse.click(*where)
-        seen.wait("document.querySelector('.jl-slider output').textContent === 'EMA 0.99, predictor lr × 10'")
-        assert seen.page.evaluate("document.querySelector('.jl-canvas').data[4].y.at(-1)") == pytest.approx(cells[0.99, 10.0]["rankme"][-1])
+        seen.wait("document.querySelector('.jl-slider output').textContent === 'EMA 0.99, lr × 10'")
+        assert seen.page.evaluate("document.querySelector('.jl-canvas').data[3].y.at(-1)") == pytest.approx(cells[0.99, 10.0]["rankme"][-1])
         assert seen.trouble == []
 
 

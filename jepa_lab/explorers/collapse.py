@@ -27,7 +27,7 @@ def first_alarm(history: Curves) -> tuple[int, str] | None:
 
 
 def cell_name(ema_decay: float, factor: float) -> str:
-    return f"EMA {ema_decay:g}, predictor lr × {factor:g}"
+    return f"EMA {ema_decay:g}, lr × {factor:g}"
 
 
 def phase_figure(cells: Mapping[tuple[float, float], Curves], limit: float, title: str | None = None):
@@ -66,13 +66,10 @@ def _cell(cells: Mapping, chosen: tuple[float, float], decays: list[float], fact
     heads = ["rank at the end (✕: alarm)", "loss of the chosen cell", "its rank, and the alarm's limit"]
     fig = make_subplots(2, 2, specs=[[{"rowspan": 2}, {}], [None, {}]], subplot_titles=heads, horizontal_spacing=0.16, vertical_spacing=0.22, column_widths=[0.56, 0.44])
     fig.add_trace(go.Heatmap(
-        z=[[round(cells[d, f]["rankme"][-1], 2) for f in factors] for d in decays], x=across, y=up, colorscale="Cividis", xgap=2, ygap=2,
-        text=[[f"{cells[d, f]['rankme'][-1]:.1f}" for f in factors] for d in decays], texttemplate="%{text}", showscale=False,
+        z=[[round(cells[d, f]["rankme"][-1], 2) for f in factors] for d in decays], x=across, y=up, colorscale="Cividis", zmin=1, xgap=2, ygap=2,
+        text=[[f"{cells[d, f]['rankme'][-1]:.2g}{' ✕' * bool(last_alarm(cells[d, f]))}" for f in factors] for d in decays],
+        texttemplate="%{text}", textfont=dict(size=12), showscale=False,
         customdata=[[cell_name(d, f) for f in factors] for d in decays], name="rank", hovertemplate="%{customdata}<br>rank %{z}<extra></extra>"), 1, 1)
-    rung = [(f"× {f:g}", f"{d:g}", cell_name(d, f)) for d, f in sorted(cells) if last_alarm(cells[d, f])]
-    fig.add_trace(go.Scatter(
-        x=[x for x, _, _ in rung], y=[y for _, y, _ in rung], customdata=[name for _, _, name in rung], mode="text", text=["✕"] * len(rung), textposition="bottom center",
-        textfont=dict(size=15, color="#ffffff"), name="alarm", hoverinfo="skip", showlegend=False), 1, 1)
     fig.add_trace(go.Scatter(
         x=[f"× {chosen[1]:g}"], y=[f"{chosen[0]:g}"], mode="markers", name="chosen", hoverinfo="skip", showlegend=False,
         marker=dict(symbol="square-open", size=34, color="#D55E00", line=dict(width=4, color="#D55E00"))), 1, 1)
@@ -85,6 +82,7 @@ def _cell(cells: Mapping, chosen: tuple[float, float], decays: list[float], fact
     tops = [1.05 * max(max(cell[metric]) for cell in cells.values()) for metric in ("loss", "rankme")]
     fig.update_xaxes(type="category", title=dict(text="predictor's learning rate"), row=1, col=1)
     fig.update_yaxes(type="category", title=dict(text="EMA decay"), row=1, col=1)
+    fig.update_xaxes(range=[0, history["step"][-1]], col=2)
     fig.update_xaxes(title=dict(text="step"), row=2, col=2)
     for row, top in enumerate(tops, start=1):
         fig.update_yaxes(range=[0, top], row=row, col=2)

@@ -38,8 +38,9 @@ def curves_figure(records: Sequence[dict], rows: Sequence[Mapping], title: str |
                 hovertemplate=f"{name}, seed {record['seed']}: %{{y:.1f}} % after %{{x:.0f}} s<extra></extra>"))  # fmt: skip
             first = False
     level = 100 * rows[0]["level"]
-    fig.add_hline(y=level, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"the level, {level:.1f} %", annotation_position="bottom right")
-    fig.update_xaxes(type="log", title=dict(text="core-seconds of training"))
+    fig.add_hline(y=level, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"the level, {level:.1f} %", annotation_position="top left")
+    ticks = [mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5)]
+    fig.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks], title=dict(text="core-seconds of training"))
     fig.update_yaxes(title=dict(text="accuracy of a linear probe, %"))
     said = f"Accuracy over core-seconds for {', '.join(row['recipe'] for row in rows)}, up to {last:.0f} core-seconds. The level is {level:.1f} percent. "
     return figures.house(fig.update_layout(height=440), said + ladder_text(rows), title)
@@ -62,11 +63,11 @@ def ladder_figure(rows: Sequence[Mapping], title: str | None = None):
             high = row["high"] if row["high"] is not None else max(reached)
             fig.add_trace(go.Scatter(
                 x=[row["median"]], y=[i], mode="markers+text", showlegend=False, marker=dict(color=tint, size=12, symbol="square"),
-                text=[f"{row['ratio']:.1f} ×" if row["ratio"] else ""], textposition="bottom center",
+                text=[f"{row['ratio']:.1f} ×" if row["ratio"] else ""], textposition="top center",
                 error_x=dict(type="data", symmetric=False, array=[high - row["median"]], arrayminus=[row["median"] - row["low"]], color=tint, thickness=3, width=6),
                 hovertemplate=f"{row['recipe']}: %{{x:.0f}} s<extra>median of {len(row['seconds'])} seeds</extra>"))  # fmt: skip
     ticks = [f"{row['recipe']}<br>{row['reached']} of {len(row['seeds'])} seeds" for row in shown]
-    fig.update_xaxes(type="log", title=dict(text="core-seconds to the level"))
+    fig.update_xaxes(rangemode="tozero", title=dict(text="core-seconds to the level"))
     fig.update_yaxes(tickvals=list(range(len(shown))), ticktext=ticks, range=[len(shown) - 0.4, -0.6], showgrid=False, zeroline=False)
     return figures.house(fig.update_layout(height=140 + 64 * len(shown)), ladder_text(rows), title)
 

@@ -193,7 +193,7 @@ def arms(cfg: Config, world: World) -> dict[str, Arm]:
         "EMA from 0.999": Arm(base, changes={"ema_decay": (0.999, 1.0)}),
         "EMA stays 0.99": Arm(base, changes={"ema_decay": (0.99, 0.99)}),
         "no EMA": Arm(base, changes=one_encoder),
-        "no stop-gradient": Arm(base, no_stop_gradient_objective, changes=one_encoder),
+        "no stop-gradient": Arm(base, no_stop_gradient_objective, changes={**one_encoder, "log_every": max(1, cfg.log_every // 4)}),  # the alarm is heard early
         "raw targets": Arm(base, raw_target_objective),
         "SIGReg": Arm(base, partial(regularised_objective, regulariser=sigreg_term(cfg)), changes=one_encoder),
         "VICReg": Arm(base, partial(regularised_objective, regulariser=vicreg_term(cfg)), changes=one_encoder),
