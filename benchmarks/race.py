@@ -40,7 +40,7 @@ from jepa_lab.predictors import Predictor
 CHAPTER, PRESET, SMOKE = "02_predictors", "race", "race-smoke"
 PATCH, WIDTH, DEPTH, HEADS = 4, 96, 4, 3
 GRID = (28 // PATCH, 28 // PATCH)
-EVALUATIONS = 36  # one every 2.8 % of a run
+EVALUATIONS, LADDER_EVALUATIONS = 36, 12  # per run, evenly over its steps
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Recipe:
     num_steps: int
     batch_size: int = 128
     init: str = "0.02"  # standard deviation of every linear, or "fan-in"
-    sampler: str = "published"  # context cut to the batch's shortest, or "kept": a fixed number of random tokens
+    sampler: str = "published"  # context cut to the batch's shortest; "kept": no cut; "scattered": random tokens, all others hidden
     num_targets: int = 4
     lr: tuple[float, float, float] = (2e-4, 1e-3, 1e-6)  # first, peak, last: linear warm-up, then cosine
     warmup: float = 40 / 300  # share of the steps (released configs: 40 of 300 epochs)
@@ -60,7 +60,8 @@ class Recipe:
     predictor: tuple[int, int, int] = (WIDTH // 2, 6, HEADS)  # width, depth, heads
     precision: str = "float32"  # or "bf16": autocast, attention by plain products
     optimizer: str = "AdamW"
-    views: int | None = None  # mask draws per image, which share one pass of the target encoder
+    num_context: int | None = None  # of the "scattered" sampler
+    standardise: bool | None = None  # targets: take the batch's mean at each position away, scale to variance 1
 
 
 # The world: the same images and the same probe for everybody
@@ -119,17 +120,23 @@ def model(recipe: Recipe, seed: int) -> train.JEPA:
 def sampler(recipe: Recipe) -> train.Sampler:
     if recipe.sampler == "published":
         return partial(masks.multi_block_published, GRID, num_targets=recipe.num_targets)
+    if recipe.sampler == "scattered":
+        hidden = GRID[0] * GRID[1] - recipe.num_context
+        return partial(masks.random_tokens, GRID, num_targets=1, target_size=hidden, num_context=recipe.num_context)
     shapes = masks.block_shapes(GRID)
     kept = masks.context_budget(GRID, shapes, num_targets=recipe.num_targets)
     return partial(masks.multi_block, GRID, num_targets=recipe.num_targets, target_shapes=shapes, num_context=kept)
 
 
-def loss_of(jepa: train.JEPA, patches_BNP: Tensor, drawn: masks.Masks, views: int) -> Tensor:
-    """I-JEPA's loss; the rows of `drawn` are `views` draws per image, which share the target encoder's pass."""
+def loss_of(jepa: train.JEPA, patches_BNP: Tensor, drawn: masks.Masks, standardise: bool) -> Tensor:
+    """I-JEPA's loss. The mean latent of a position says nothing about the image; without it all of the loss is content."""
     with torch.no_grad():
-        target_BND = normalise(jepa.target_encoder(patches_BNP)).repeat_interleave(views, dim=0)
-    context = jepa.encoder(patches_BNP.repeat_interleave(views, dim=0), drawn.context_idx)
-    return smooth_l1(jepa.predictor(context, drawn), gather_blocks(target_BND, drawn.target_idx))
+        target_BND = normalise(jepa.target_encoder(patches_BNP))
+        if standardise:
+            centred_BND = target_BND - target_BND.mean(dim=0)
+            target_BND = centred_BND / centred_BND.square().mean().sqrt().clamp_min(1e-3)
+    pred_BMKD = jepa.predictor(jepa.encoder(patches_BNP, drawn.context_idx), drawn)
+    return smooth_l1(pred_BMKD, gather_blocks(target_BND, drawn.target_idx))
 
 
 def optimizers(jepa: train.JEPA, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -156,13 +163,12 @@ def contender(recipe: Recipe, world: World, seed: int) -> Contender:
     steppers = optimizers(jepa, recipe)
     batches = train.batch_indices(len(world.patches), recipe.batch_size, seed)
     train.choose_attention(jepa, plain=recipe.precision == "bf16")
-    views = recipe.views or 1
 
     def step(k: int) -> None:
         batch_BNP = world.to_batch(world.patches[next(batches)])
-        drawn = draw(recipe.batch_size * views, generator)
+        drawn = draw(recipe.batch_size, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = loss_of(jepa, batch_BNP, drawn, views)
+            loss = loss_of(jepa, batch_BNP, drawn, bool(recipe.standardise))
         loss.backward()
         for optimizer in steppers:
             for group in optimizer.param_groups:
@@ -231,16 +237,40 @@ def lightly_contender(recipe: LightlyRecipe, world: World, seed: int) -> Contend
 # The race
 
 
-RECIPES = (
-    Recipe("official", num_steps=1000),
-    LightlyRecipe("lightly", num_steps=20000),
+OFFICIAL = Recipe("official", num_steps=1000)
+LIGHTLY = LightlyRecipe("lightly", num_steps=8000)
+OURS = Recipe(
+    "ours", num_steps=600, batch_size=64, init="fan-in", sampler="scattered", num_context=24, num_targets=1, lr=(0.0, 1e-2, 1e-4),
+    warmup=0.1, weight_decay=(0.04, 0.04), ema_decay=(0.98, 0.98), predictor=(48, 2, HEADS), precision="bf16", optimizer="Muon", standardise=True,
 )  # fmt: skip
+RECIPES = (OFFICIAL, LIGHTLY, OURS)
 
 
-def run(recipe: Recipe | LightlyRecipe, world: World, seed: int, note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:
+def ladder() -> tuple[Recipe, ...]:
+    """From the official recipe to ours, one idea more on each rung, each at about the cost of ours, under 100 core-seconds."""
+    short = dict(batch_size=64, lr=(0.0, 2e-3, 2e-5), warmup=0.1, weight_decay=(0.04, 0.04), ema_decay=(0.98, 0.98))
+    ideas = (
+        ("0 official, at equal time", 140, {}),
+        ("1 + fan-in start", 140, dict(init="fan-in")),
+        ("2 + kept context", 110, dict(sampler="kept")),
+        ("3 + bf16, shallow predictor", 310, dict(precision="bf16", predictor=OURS.predictor)),
+        ("4 + schedules for short runs", 570, short),
+        ("5 + scattered tokens", 650, dict(sampler="scattered", num_context=24, num_targets=1)),
+        ("6 + standardised targets", 650, dict(standardise=True)),
+        ("7 + Muon: ours", 600, dict(optimizer="Muon", lr=OURS.lr)),
+    )
+    rungs, settings = [], {}
+    for name, num_steps, idea in ideas:
+        settings |= idea
+        rungs.append(Recipe(name, num_steps, **settings))
+    return tuple(rungs)
+
+
+def run(recipe: Recipe | LightlyRecipe, world: World, seed: int, evaluations: int = EVALUATIONS,
+        note: Callable[[float, float], None] = lambda s, a: None) -> tuple[list[float], list[float]]:  # fmt: skip
     """Train one recipe; core-seconds spent on training and probe accuracy at each evaluation."""
     step, features = (contender if isinstance(recipe, Recipe) else lightly_contender)(recipe, world, seed)
-    due = {round(recipe.num_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
+    due = {round(recipe.num_steps * (i + 1) / evaluations) for i in range(evaluations)}
     seconds, accuracy, spent = [0.0], [world.accuracy(features)], 0.0  # the untrained encoder is a contender like any other
     for k in range(recipe.num_steps):
         started = time.process_time()
@@ -253,32 +283,28 @@ def run(recipe: Recipe | LightlyRecipe, world: World, seed: int, note: Callable[
     return seconds, accuracy
 
 
-def config(recipe: Recipe | LightlyRecipe, validate: bool) -> dict:
+def config(recipe: Recipe | LightlyRecipe, validate: bool, evaluations: int) -> dict:
     """All settings of a run; those that a recipe does without (None) are left out."""
     settings = {name: value for name, value in asdict(recipe).items() if value is not None}
-    return {**settings, "encoder": [WIDTH, DEPTH, HEADS], "patch": PATCH, "evaluations": EVALUATIONS,
+    return {**settings, "encoder": [WIDTH, DEPTH, HEADS], "patch": PATCH, "evaluations": evaluations,
             "probe_images": 5000, "scored_on": "validation" if validate else "test"}  # fmt: skip
 
 
-def record(recipe: Recipe | LightlyRecipe, here: World, seed: int, out: Path, validate: bool = False, quick: bool = False) -> Path:
+def record(recipe: Recipe | LightlyRecipe, here: World, seed: int, out: Path, *, preset: str = PRESET, evaluations: int = EVALUATIONS,
+           validate: bool = False) -> Path:  # fmt: skip
     """Run and save one record; a record that is there already is kept."""
-    recipe, preset = (smoke(recipe), SMOKE) if quick else (recipe, PRESET)
-    settings = config(recipe, validate)
+    settings = config(recipe, validate, evaluations)
     path = records.record_path(out, CHAPTER, preset, seed, settings)
     if path.exists():
         return path
     entry = records.start(CHAPTER, preset=preset, seed=seed, config=settings, out=out)
     entry.data(here.source.name, here.source.source, here.source.sha256, here.source.kind)
-    report = lambda s, a: print(f"{recipe.recipe} seed {seed}: {s:7.1f} core-s  {100 * a:.2f}", file=sys.stderr, flush=True)  # noqa: E731
-    seconds, accuracy = run(recipe, here, seed, report)
+    note = lambda s, a: print(f"{recipe.recipe} seed {seed}: {s:7.1f} core-s  {100 * a:.2f}", file=sys.stderr, flush=True)  # noqa: E731
+    seconds, accuracy = run(recipe, here, seed, evaluations, note)
     entry.series(f"accuracy: {recipe.recipe}", seconds, accuracy)
     entry.value("core_s", seconds[-1])
     entry.value("final_accuracy", accuracy[-1])
     return entry.save()
-
-
-def smoke(recipe: Recipe | LightlyRecipe) -> Recipe | LightlyRecipe:
-    return replace(recipe, num_steps=4, batch_size=8)
 
 
 def table(rows: list[dict]) -> str:
@@ -296,21 +322,23 @@ def table(rows: list[dict]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    known = {recipe.recipe: recipe for recipe in RECIPES}
+    known = {recipe.recipe: recipe for recipe in (ladder() if options.ladder else RECIPES)}
     chosen = options.recipes.split(",") if options.recipes else list(known)
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"unknown recipe {', '.join(unknown)}; there are: {', '.join(known)}")
+    settings = dict(preset=PRESET, evaluations=LADDER_EVALUATIONS if options.ladder else EVALUATIONS, validate=options.validate)
+    if options.quick:
+        known, settings = {name: replace(one, num_steps=4, batch_size=8) for name, one in known.items()}, settings | dict(preset=SMOKE, evaluations=2)
     here = world(options.validate, 200 if options.quick else 5000)
-    first, last = map(int, options.seeds.split(":"))
+    first, last = map(int, (options.seeds or ("100:103" if options.ladder else "0:5")).split(":"))
     for seed in range(first, last):
         for name in chosen:
             try:
-                path = record(known[name], here, seed, options.out, options.validate, options.quick)
-                print(path, file=sys.stderr)
+                print(record(known[name], here, seed, options.out, **settings), file=sys.stderr)
             except ImportError as error:
                 print(f"{name}: skipped, {error}", file=sys.stderr)
-    found = records.load(CHAPTER, SMOKE if options.quick else PRESET, options.out)
-    rows = race.race_table([entry for entry in found if entry["config"]["scored_on"] == ("validation" if options.validate else "test")])
+    found = records.load(CHAPTER, settings["preset"], options.out)
+    rows = race.race_table([entry for entry in found if (entry["config"]["scored_on"] == "validation") == options.validate])
     print(json.dumps(rows, indent=1) if options.json else table(rows))
     return 0
 
@@ -320,7 +348,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jepa_lab bench --race", description="Core-seconds until frozen features reach a level; finished records are skipped."
     )
     parser.add_argument("--recipes", help=f"comma-separated (default: all of {', '.join(recipe.recipe for recipe in RECIPES)})")
-    parser.add_argument("--seeds", default="0:5", help="first and last + 1 (default 0:5)")
+    parser.add_argument("--ladder", action="store_true", help="from the official recipe to ours, one idea more on each rung")
+    parser.add_argument("--seeds", help="first and last + 1 (default 0:5, of the ladder 100:103)")
     parser.add_argument("--validate", action="store_true", help="score on validation images, for tuning")
     parser.add_argument("--quick", action="store_true", help="4 steps of everything: does it run?")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

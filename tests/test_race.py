@@ -62,25 +62,32 @@ def tiny() -> bench.World:
     return bench.World(patches, (patches, labels), (patches, labels), (0.4, 0.2), source)
 
 
-@pytest.fixture
-def two_evaluations(monkeypatch):
-    monkeypatch.setattr(bench, "EVALUATIONS", 2)
+SHORT = dict(num_steps=4, batch_size=8)
 
 
-@pytest.mark.parametrize("recipe", [r for r in bench.RECIPES if isinstance(r, bench.Recipe)], ids=lambda r: r.recipe)
-def test_every_recipe_trains_and_is_scored_untrained_first(recipe, tiny, two_evaluations):
-    short = bench.smoke(recipe)
-    seconds, accuracy = bench.run(short, tiny, seed=0)
+@pytest.mark.parametrize("recipe", [bench.OFFICIAL, *bench.ladder()], ids=lambda r: r.recipe)
+def test_every_recipe_trains_and_is_scored_untrained_first(recipe, tiny):
+    seconds, accuracy = bench.run(replace(recipe, **SHORT), tiny, seed=0, evaluations=2)
     assert seconds[0] == 0 < seconds[1] < seconds[2] and len(accuracy) == 3
-    assert bench.run(replace(short, num_steps=2), tiny, seed=0)[1][0] == accuracy[0]  # training starts from what was scored
-    jepa = bench.model(short, 0)
-    before = [p.clone() for p in jepa.parameters() if p.requires_grad]
-    again = bench.model(short, 0)
-    assert all(torch.equal(a, b) for a, b in zip(before, [p for p in again.parameters() if p.requires_grad], strict=True))
+    assert bench.run(replace(recipe, **SHORT), tiny, seed=0, evaluations=2)[1] == accuracy  # the seed decides everything but the time
+
+
+def test_the_ladder_leads_from_the_official_recipe_to_ours():
+    first, *_, last = (asdict(rung) for rung in bench.ladder())
+    different = {"recipe", "num_steps"}
+    assert {k: v for k, v in first.items() if k not in different} == {k: v for k, v in asdict(bench.OFFICIAL).items() if k not in different}
+    assert {k: v for k, v in last.items() if k != "recipe"} == {k: v for k, v in asdict(bench.OURS).items() if k != "recipe"}
+
+
+def test_standardised_targets_hold_no_position(tiny):
+    jepa, drawn = bench.model(bench.OURS, 0), bench.sampler(bench.OURS)(60, torch.Generator().manual_seed(0))
+    same = tiny.to_batch(tiny.patches[:1]).expand(60, -1, -1)  # equal images: all that is left of the targets is position
+    jepa.predictor.out.weight.data.zero_()
+    assert bench.loss_of(jepa, same, drawn, standardise=True).item() < 1e-3 < bench.loss_of(jepa, same, drawn, standardise=False).item()
 
 
 def test_official_follows_its_schedules_and_its_start():
-    official = bench.RECIPES[0]
+    official = bench.OFFICIAL
     rates = [bench.learning_rate(k, official) for k in range(official.num_steps)]
     assert rates[0] == pytest.approx(2e-4) and max(rates) == pytest.approx(1e-3) and rates[-1] < 1e-5
     assert rates.index(max(rates)) == round(official.num_steps * 40 / 300)
@@ -89,24 +96,25 @@ def test_official_follows_its_schedules_and_its_start():
 
 
 def test_weight_decay_spares_biases_and_norms_only():
-    jepa = bench.model(bench.RECIPES[0], 0)
-    free = [p for optimizer in bench.optimizers(jepa, bench.RECIPES[0]) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]]
+    jepa = bench.model(bench.OFFICIAL, 0)
+    free = [p for optimizer in bench.optimizers(jepa, bench.OFFICIAL) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]]
     names = {name for name, p in jepa.named_parameters() if any(p is q for q in free)}
     assert names and all(name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight")) for name in names)
-    assert sum(len(g["params"]) for o in bench.optimizers(jepa, bench.RECIPES[0]) for g in o.param_groups) == sum(p.requires_grad for p in jepa.parameters())
+    assert sum(len(g["params"]) for o in bench.optimizers(jepa, bench.OFFICIAL) for g in o.param_groups) == sum(p.requires_grad for p in jepa.parameters())
 
 
-def test_a_finished_run_is_not_run_again(tiny, two_evaluations, tmp_path, monkeypatch):
-    path = bench.record(bench.RECIPES[0], tiny, 0, tmp_path, quick=True)
+def test_a_finished_run_is_not_run_again(tiny, tmp_path, monkeypatch):
+    recipe = replace(bench.OFFICIAL, **SHORT)
+    path = bench.record(recipe, tiny, 0, tmp_path, evaluations=2)
     written = json.loads(path.read_text())
     assert written["config"]["recipe"] == "official" and written["config"]["scored_on"] == "test"
     assert {"num_steps", "batch_size", "lr", "encoder", "sampler"} <= set(written["config"])
     assert race.curve(written)[0][0] == 0 and len(race.curve(written)[1]) == 3
     monkeypatch.setattr(bench, "run", lambda *a, **k: pytest.fail("ran again"))
-    assert bench.record(bench.RECIPES[0], tiny, 0, tmp_path, quick=True) == path
+    assert bench.record(recipe, tiny, 0, tmp_path, evaluations=2) == path
 
 
-def test_the_command_skips_an_absent_peer_with_its_reason_and_prints_the_table(tiny, two_evaluations, tmp_path, monkeypatch, capsys):
+def test_the_command_skips_an_absent_peer_with_its_reason_and_prints_the_table(tiny, tmp_path, monkeypatch, capsys):
     def absent(*_):
         raise ImportError("No module named 'lightly'")
 
@@ -122,7 +130,6 @@ def test_the_command_skips_an_absent_peer_with_its_reason_and_prints_the_table(t
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="lightly is not installed")
-def test_lightly_trains_with_its_own_modules(tiny, two_evaluations):
-    recipe = next(r for r in bench.RECIPES if isinstance(r, bench.LightlyRecipe))
-    seconds, accuracy = bench.run(bench.smoke(recipe), tiny, seed=0)
-    assert seconds[0] == 0 < seconds[-1] and len(accuracy) == 3 and asdict(recipe)["predictor"] == (96, 4, 3)
+def test_lightly_trains_with_its_own_modules(tiny):
+    seconds, accuracy = bench.run(replace(bench.LIGHTLY, **SHORT), tiny, seed=0, evaluations=2)
+    assert seconds[0] == 0 < seconds[-1] and len(accuracy) == 3
