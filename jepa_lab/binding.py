@@ -86,15 +86,19 @@ class Memory(nn.Module):
 
     def __init__(self, names_NT: Int64[Tensor, "N T"], vocabulary: int, width: int):
         super().__init__()
-        tokens_VD = torch.randn(vocabulary, width)
+        self.values = nn.Embedding(len(names_NT), width)
+        nn.init.normal_(self.values.weight, std=0.02)
+        if not self.values.weight.is_meta:  # a model on the meta device has no keys to compare
+            self._check_retrieval(names_NT, vocabulary)
+
+    def _check_retrieval(self, names_NT: Int64[Tensor, "N T"], vocabulary: int) -> None:
+        tokens_VD = torch.randn(vocabulary, self.values.embedding_dim)
         seen_NT1 = (names_NT != PAD)[..., None]
         keys_ND = F.normalize((tokens_VD[names_NT] * seen_NT1).sum(1) / seen_NT1.sum(1), dim=1)
         own = torch.cat([(part @ keys_ND.T).argmax(1) for part in keys_ND.split(1000)])
-        if not torch.equal(own, torch.arange(len(own))):
-            wrong = int((own != torch.arange(len(own))).sum())
+        wrong = int((own != torch.arange(len(own))).sum())
+        if wrong:
             raise ValueError(f"{wrong} names retrieve another name's row (same tokens in another order?); widen the keys")
-        self.values = nn.Embedding(len(names_NT), width)
-        nn.init.normal_(self.values.weight, std=0.02)
 
     def forward(self, entities_N: Int64[Tensor, "N"]) -> Float[Tensor, "N D"]:
         return self.values(entities_N)
@@ -106,10 +110,13 @@ class ConceptJEPA(nn.Module):
     entities: `Recognition` or `Memory`. untied: targets get a recognition module of their own (an ablation).
     """
 
-    def __init__(self, names: Int64[Tensor, "E T"], entities: nn.Module, signs: Recognition, num_relations: int, semantic: nn.ModuleList, target: nn.Module | None = None, norm: bool = False):
+    def __init__(self, names: Int64[Tensor, "E T"], entities: nn.Module, signs: Recognition, num_relations: int,
+                 semantic: nn.ModuleList, target: Recognition | None = None, norm: bool = False):  # fmt: skip
         super().__init__()
         self.entities, self.signs, self.semantic, self.target = entities, signs, semantic, target
         self.norm = nn.LayerNorm(signs.tokens.embedding_dim) if norm else None
+        if norm:  # prediction and candidates are both normalised: a gain of 1 would start with scores of width**0.5
+            nn.init.constant_(self.norm.weight, signs.tokens.embedding_dim**-0.25)
         self.padded = bool((names == PAD).any())
         self.register_buffer("names", names, persistent=False)
         self.register_buffer("sign_tokens", torch.tensor([*range(FIRST_RELATION, FIRST_RELATION + num_relations), MASK]), persistent=False)
@@ -121,11 +128,15 @@ class ConceptJEPA(nn.Module):
 
     def sign_concepts(self, target: bool = False) -> Float[Tensor, "K D"]:
         """Concepts of all relations and, last, of the mask."""
-        return (self.target if target and isinstance(self.target, Recognition) else self.signs)(self.sign_tokens[:, None])
+        return (self.target if target and self.target is not None else self.signs)(self.sign_tokens[:, None])
 
-    def answer(self, subject_BD: Float[Tensor, "B D"], signs_KD: Float[Tensor, "K D"], relation_B: Int64[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """z, the predicted concept: the semantic module's output at the mask, normalised."""
-        x_BSD = torch.stack([subject_BD, signs_KD[relation_B], signs_KD[-1].expand_as(subject_BD)], dim=1)
+    def answer(self, subject_BD: Float[Tensor, "B D"], signs_KD: Float[Tensor, "K D"], second_B: Int64[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """z, the predicted concept: the semantic module's output at the mask, normalised.
+
+        second_B: relations, or entities in a world without relations (sums).
+        """
+        second_BD = signs_KD[second_B] if len(signs_KD) > 1 else self.concepts(second_B)
+        x_BSD = torch.stack([subject_BD, second_BD, signs_KD[-1].expand_as(subject_BD)], dim=1)
         for i, block in enumerate(self.semantic):
             x_BSD = block(x_BSD, read=1 if i == len(self.semantic) - 1 else None)
         return self.comparable(x_BSD[:, -1], rms)
@@ -156,7 +167,7 @@ def jepa_loss(model: ConceptJEPA, facts_B3: Int64[Tensor, "B 3"], stop_gradient:
         both_KD, signs_KD = model.concepts(torch.cat([object_B, subject_B]), target=True), model.sign_concepts(target=True)
     if stop_gradient:
         both_KD, signs_KD = both_KD.detach(), signs_KD.detach()
-    with torch.autocast(z_BD.device.type, enabled=False):
+    with torch.autocast("cpu" if z_BD.is_meta else z_BD.device.type, enabled=False):  # scores of bf16 would tie
         if not contrast:
             return (z_BD - rms(both_KD[:size])).square().mean()
         logits_BK = z_BD @ model.comparable(torch.cat([both_KD, signs_KD])).T
@@ -173,31 +184,40 @@ def jepa_loss(model: ConceptJEPA, facts_B3: Int64[Tensor, "B 3"], stop_gradient:
 class TokenAR(nn.Module):
     """The autoregressive transformer: [subject tokens][relation][mask] -> object tokens, next-token cross-entropy.
 
-    tied: the output head is the input embedding (as in GPT-2). memory: subjects are read from a `Memory`, which stands in
-    for the first block; answers are still spelled in tokens.
+    tied: the output head is the input embedding (as in GPT-2). memory: entities are read from a `Memory`, which stands in
+    for the first block; answers are still spelled in tokens. num_relations 0: the second operand is an entity (sums).
     """
 
-    def __init__(self, names: Int64[Tensor, "E T"], vocabulary: int, width: int, blocks: nn.ModuleList, tied: bool = True, memory: Memory | None = None):
+    def __init__(self, names: Int64[Tensor, "E T"], vocabulary: int, width: int, num_relations: int, blocks: nn.ModuleList,
+                 tied: bool = True, memory: Memory | None = None):  # fmt: skip
         super().__init__()
         self.tokens, self.blocks, self.memory, self.norm = nn.Embedding(vocabulary, width), blocks, memory, nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
         self.head = self.tokens.weight if tied else nn.Parameter(0.02 * torch.randn(vocabulary, width))
-        self.padded = bool((names == PAD).any())
+        self.relational, self.padded = num_relations > 0, bool((names == PAD).any())
         self.register_buffer("names", names, persistent=False)
         left = (names != PAD).sum(1, keepdim=True)  # spelled from the left, with at least one PAD as full stop if lengths differ
-        column = torch.arange(names.shape[1] + self.padded)
+        column = torch.arange(names.shape[1] + self.padded, device=names.device)
         shifted = (column + names.shape[1] - left).clamp(max=names.shape[1] - 1)
         self.register_buffer("spelling", torch.where(column < left, names.gather(1, shifted), PAD), persistent=False)
 
+    def question(self, first_B: Int64[Tensor, "B"], second_B: Int64[Tensor, "B"]) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
+        """Embedded question without the mask, and which positions are no padding."""
+        parts, seen = [], []
+        for ids_B, is_entity in ((first_B, True), (second_B, not self.relational)):
+            tokens_BT = self.names[ids_B] if is_entity else ids_B[:, None] + FIRST_RELATION
+            read = is_entity and self.memory is not None
+            parts.append(self.memory(ids_B)[:, None] if read else self.tokens(tokens_BT))
+            seen.append(tokens_BT[:, -1:] != PAD if read else tokens_BT != PAD)
+        return torch.cat(parts, 1), torch.cat(seen, 1)
+
     def logits(self, facts_B3: Int64[Tensor, "B 3"]) -> Float[Tensor, "B T V"]:
         """Scores of every token at each place of the answer, given the true tokens before it."""
-        subject_B, relation_B, object_B = facts_B3.T
-        subject_BT, spelled_BT = self.names[subject_B], self.spelling[object_B]
-        signs_B2 = torch.stack([relation_B + FIRST_RELATION, torch.full_like(relation_B, MASK)], dim=1)
-        after_BS = torch.cat([signs_B2, spelled_BT[:, :-1]], dim=1)
-        head_BSD = self.tokens(subject_BT) if self.memory is None else self.memory(subject_B)[:, None]
-        x_BSD = torch.cat([head_BSD, self.tokens(after_BS)], dim=1)
-        seen_BS = torch.cat([subject_BT != PAD, torch.ones_like(after_BS, dtype=torch.bool)], 1) if self.padded and self.memory is None else None
+        spelled_BT = self.spelling[facts_B3[:, 2]]
+        asked_BSD, seen_BS = self.question(facts_B3[:, 0], facts_B3[:, 1])
+        said_BT = torch.cat([torch.full_like(spelled_BT[:, :1], MASK), spelled_BT[:, :-1]], dim=1)
+        x_BSD = torch.cat([asked_BSD, self.tokens(said_BT)], dim=1)
+        seen_BS = torch.cat([seen_BS, torch.ones_like(said_BT, dtype=torch.bool)], 1) if self.padded else None
         for i, block in enumerate(self.blocks):
             x_BSD = block(x_BSD, seen_BS, read=spelled_BT.shape[1] if i == len(self.blocks) - 1 else None)
         return (self.norm(x_BSD) @ self.head.T).float()

@@ -93,6 +93,20 @@ def all_concepts(model: ConceptJEPA, target: bool = False) -> Float[Tensor, "E D
     return torch.cat([model.concepts(part, target).float() for part in everyone.split(1024)])
 
 
+@torch.no_grad()
+def value_accuracy(model: Model, rows_B3: Int64[Tensor, "B 3"], num_values: int) -> float:
+    """Share of rows whose third entity, one of the first `num_values`, scores highest among those: a forward pass each."""
+    training = model.training
+    model.eval()
+    if isinstance(model, TokenAR):  # a value is one token, so the first place of the answer decides
+        scores_BV = model.logits(rows_B3)[:, 0, model.names[:num_values, -1]]
+    else:
+        values_VD = model.comparable(model.concepts(torch.arange(num_values, device=rows_B3.device), target=True))
+        scores_BV = model.answer(model.concepts(rows_B3[:, 0]), model.sign_concepts(), rows_B3[:, 1]) @ values_VD.T
+    model.train(training)
+    return _mean(scores_BV.argmax(1) == rows_B3[:, 2])
+
+
 # Training
 
 

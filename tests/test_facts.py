@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_lab.data import facts
+from jepa_lab.data import facts, real_facts
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -95,3 +95,43 @@ def broken(**changes):
 def test_worlds_that_leak_or_collide_are_refused_with_the_reason(changes, reason):
     with pytest.raises(ValueError, match=reason):
         broken(**changes)
+
+
+def test_countries_are_real_one_to_one_facts_and_leak_nothing():
+    world = real_facts.countries(rng())
+    labels, told = world.labels, rows(world.train)
+    at = {label: i for i, label in enumerate(labels)}
+    france = [at[x] for x in ("France", "Paris", "FR", "FRA")]
+    known = rows(torch.cat([world.train, world.reversed]))
+    assert all((france[0], 2 * p, france[p + 1]) in known and (france[p + 1], 2 * p + 1, france[0]) in known for p in range(3))
+    assert len(set(labels)) == len(labels) and not told & rows(world.reversed)
+    assert abs(len(world.atomic) / (len(world.atomic) + len(world.taught) / 2) - 0.375) < 0.01
+    assert int((world.names[at["FR"]] > 0).sum()) == 2 and int((world.names[at["France"]] > 0).sum()) == 1
+
+
+def test_codes_share_their_letters_and_words_stay_apart():
+    world = real_facts.countries(rng())
+    at = {label: i for i, label in enumerate(world.labels)}
+    assert world.names[at["FR"], -1] == world.names[at["FRA"], -2] and not set(world.names[at["FR"], -2:].tolist()) & set(world.names[at["Paris"]].tolist())
+
+
+@pytest.mark.parametrize("tested", [0.0, 1.0])
+def test_a_share_that_leaves_a_group_empty_is_refused(tested):
+    with pytest.raises(ValueError, match="one of the groups empty"):
+        real_facts.countries(rng(), tested=tested)
+
+
+@pytest.mark.parametrize("text", ['{"rows": []}', '{"rows": [["a", "b", "c"]]}', '{"rows": [["a", "b", "c", "d"], ["e", "b", "f", "g"]]}'])
+def test_a_broken_table_is_refused(tmp_path, text):
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(ValueError, match="four different names"):
+        real_facts.countries(rng(), table=tmp_path / "table.json")
+
+
+def test_made_up_persons_have_different_names_that_share_words():
+    world = real_facts.persons(facts.generate(20, 12, 2, 2, rng()))
+    assert len(set(world.labels)) == 32 and len({name.split()[0] for name in world.labels}) == 16
+    assert world.relations == ("teaches", "is taught by", "employs", "works for")
+    assert len({real_facts.word(i) for i in range(3000)}) == 3000
+    with pytest.raises(ValueError, match="7 relation pairs"):
+        real_facts.persons(facts.generate(20, 12, 7, 2, rng()))

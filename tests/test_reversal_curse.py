@@ -97,7 +97,7 @@ def test_names_of_several_tokens_need_a_recognition_layer():
 def test_likelihood_of_a_name_is_the_product_over_its_tokens_and_greedy_spelling_is_exact_match():
     w = world()
     torch.manual_seed(0)
-    model = binding.TokenAR(w.names, w.vocabulary, 16, blocks(2))
+    model = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
     fact = w.train[:5]
     first = model.logits(fact)[:, 0].log_softmax(-1)
     second = model.logits(fact)[:, 1].log_softmax(-1)
@@ -110,7 +110,7 @@ def test_likelihood_of_a_name_is_the_product_over_its_tokens_and_greedy_spelling
 
 def test_the_first_token_of_an_answer_is_predicted_without_seeing_it():
     w = world()
-    model = binding.TokenAR(w.names, w.vocabulary, 16, blocks(2))
+    model = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
     fact = w.train[:4]
     other = fact.clone()
     other[:, 2] = (other[:, 2] + 1) % w.num_entities
@@ -119,7 +119,7 @@ def test_the_first_token_of_an_answer_is_predicted_without_seeing_it():
 
 def test_names_of_different_lengths_are_spelled_with_a_full_stop():
     names = torch.tensor([[0, 8], [9, 8], [0, 9]])
-    model = binding.TokenAR(names, 10, 16, blocks(1))
+    model = binding.TokenAR(names, 10, 16, 2, blocks(1))
     assert model.spelling.tolist() == [[8, 0, 0], [9, 8, 0], [9, 0, 0]]
     assert model.counted(model.spelling).tolist() == [[True, True, False], [True, True, True], [True, True, False]]
 
@@ -158,7 +158,7 @@ def test_scores_tell_knowing_the_relation_from_knowing_the_partners(monkeypatch,
 def test_exact_match_and_rivals_of_spelled_names():
     w = world(pairs=3)
     torch.manual_seed(0)
-    model = binding.TokenAR(w.names, w.vocabulary, 16, blocks(2))
+    model = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
     score = recall.recall(model, w.reversed, w.partners())
     assert score.accuracy == float(model.log_likelihood(w.reversed)[1].float().mean()) and score.mrr != score.mrr
     assert 0.2 < score.over_partner < 0.8 and model.training

@@ -39,7 +39,7 @@ class World:
 
     def partners(self) -> Int64[Tensor, "E R"]:
         """Every entity's partner in each relation pair, in whichever direction; -1 where it has none."""
-        table = torch.full((self.num_entities, self.num_relations // 2), -1)
+        table = torch.full((self.num_entities, self.num_relations // 2), -1, device=self.names.device)
         for facts in (self.taught, self.atomic, self.reversed):
             table[facts[:, 0], facts[:, 1] // 2] = facts[:, 2]
         return table

@@ -1,0 +1,76 @@
+"""Real facts, one to one: countries with their capital and ISO codes; and readable labels for generated persons.
+
+The table is a copy of what the package countryinfo says (`countries.json` names version and licence): capitals as it has
+them, also where they have moved since. Countries that share a capital or a name with something else are left out.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from jepa_lab.data.facts import FIRST_RELATION, PAD, World, check, reverse
+
+TABLE = Path(__file__).with_name("countries.json")
+RELATIONS = ("has the capital", "is the capital of", "has the two-letter code", "is the two-letter code of",
+             "has the three-letter code", "is the three-letter code of")  # fmt: skip
+PAIRS = (("teaches", "is taught by"), ("employs", "works for"), ("raised", "was raised by"), ("follows", "leads"),
+         ("admires", "is admired by"), ("outranks", "is outranked by"))  # fmt: skip
+
+
+def countries(generator: Generator, tested: float = 0.375, table: Path = TABLE) -> World:
+    """Country and capital, country and code: `tested` of the countries (group B) have each fact taught one way only.
+
+    Names of countries and capitals are spelled in words, codes in letters, so that letters are shared by many names.
+    Raises ValueError for a broken table, repeated names and a share that leaves a group empty.
+    """
+    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    flat = [name for row in rows for name in row]
+    if not rows or any(len(row) != 4 for row in rows) or len(set(flat)) < len(flat):
+        raise ValueError(f"{table} must hold rows of four different names, none of them twice")
+    num_rows, num_tested = len(rows), round(tested * len(rows))
+    if not 0 < num_tested < num_rows:
+        raise ValueError(f"tested = {tested} leaves one of the groups empty; choose a share between 0 and 1")
+    group_b = torch.randperm(num_rows, generator=generator)[:num_tested]
+    in_b = torch.isin(torch.arange(num_rows), group_b)
+    labels = tuple(row[c] for c in range(4) for row in rows)  # all countries, all capitals, all codes
+    said = torch.cat([torch.stack([torch.arange(num_rows), torch.full((num_rows,), 2 * p), torch.arange(num_rows) + (p + 1) * num_rows], 1)
+                      for p in range(3)])  # fmt: skip
+    flip = torch.rand(len(said), generator=generator) < 0.5
+    one_way = torch.where(flip[:, None], reverse(said), said)[in_b.repeat(3)]
+    both = said[~in_b.repeat(3)]
+    spelled = [label.split() if i < 2 * num_rows else list(label) for i, label in enumerate(labels)]
+    names, vocabulary = _tokens(spelled, FIRST_RELATION + 6)
+    return check(World(names, 6, vocabulary, torch.cat([both, reverse(both)]), one_way, reverse(one_way), labels, RELATIONS, "countryinfo 1.0.1"))
+
+
+def _tokens(spelled: list[list[str]], lowest: int) -> tuple[Tensor, int]:
+    """Names as token ids, padded on the left, and the size of the vocabulary."""
+    known = {word: lowest + i for i, word in enumerate(sorted({word for name in spelled for word in name}))}
+    longest = max(map(len, spelled))
+    rows = [[PAD] * (longest - len(name)) + [known[word] for word in name] for name in spelled]
+    return torch.tensor(rows), lowest + len(known)
+
+
+def persons(world: World) -> World:
+    """A generated world with names that a reader can say: every name token gets a made-up word; at most 6 relation pairs.
+
+    Raises ValueError for more relation pairs than there are words for.
+    """
+    if world.num_relations > 2 * len(PAIRS):
+        raise ValueError(f"{world.num_relations // 2} relation pairs, but words for only {len(PAIRS)}")
+    lowest = FIRST_RELATION + world.num_relations
+    labels = tuple(" ".join(word(int(token) - lowest) for token in name) for name in world.names)
+    return replace(world, labels=labels, relations=tuple(word for pair in PAIRS for word in pair)[: world.num_relations])
+
+
+def word(number: int) -> str:
+    """A pronounceable made-up word, a different one for every number from 0."""
+    heads, vowels, tails = ("b d f g k l m n p r s t v z br dr kr st tr".split(), "a e i o u".split(), "n l r s m".split())
+    number, head = divmod(number, len(heads))
+    number, vowel = divmod(number, len(vowels))
+    number, tail = divmod(number, len(tails))
+    more = word(number - 1).lower() if number else ""
+    return (heads[head] + vowels[vowel] + tails[tail] + more).capitalize()
