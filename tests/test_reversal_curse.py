@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jepa_lab import binding, entanglement, recall, train
+from jepa_lab import binding, entanglement, recall, records, train
 from jepa_lab.data import facts
+from jepa_lab.papers import reversal_curse as rc
 
 
 def rng(seed=0):
@@ -230,3 +231,96 @@ def test_measuring_entanglement_leaves_the_model_as_it_was():
     before = [p.clone() for p in model.parameters()]
     entanglement.measure(model, w.train[:2], torch.arange(5))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+# The paper
+
+
+CFG = rc.preset("smoke")
+
+
+def test_every_arm_takes_its_steps_and_differs_from_the_reference():
+    ends = {}
+    for name in rc.ARMS:
+        one = rc.train_arm(CFG, name, 0)
+        assert one.run.step == CFG.num_steps and one.run.bad_steps == 0, name
+        assert len(one.history["test accuracy"]) == len(one.history["step"]) == 2
+        ends[name] = tuple(next(one.run.model.parameters()).flatten()[:200].tolist())
+    assert len(set(ends.values())) == len(ends)
+
+
+def test_arms_of_one_seed_share_world_and_start():
+    one, other = (rc.start(CFG, rc.ARMS[name], *world_parts(), 0).model for name in ("JEPA", "JEPA, stop-gradient"))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+    surface, concept = rc.world_of(CFG, 0), rc.world_of(CFG, 0, concept_level=True)
+    assert torch.equal(surface.train, concept.train) and concept.names.shape[1] == 1
+
+
+def world_parts():
+    w = rc.world_of(CFG, 0)
+    return w.names, w.vocabulary, w.num_relations
+
+
+def test_every_claim_is_measured_once_and_no_other():
+    measured = [id for experiment in rc.EXPERIMENTS for id in experiment(CFG, 0).claims]
+    assert sorted(measured) == sorted(claim.id for claim in rc.CLAIMS)
+
+
+def test_an_outcome_lands_in_the_record(tmp_path, capsys):
+    record = records.start(rc.CHAPTER, preset="smoke", seed=0, config=CFG, claims=rc.CLAIMS, out=tmp_path)
+    for experiment in rc.EXPERIMENTS:
+        experiment(CFG, 0).put(record)
+    record.save()
+    values = records.load(root=tmp_path)[0]["values"]
+    assert values["JEPA: test accuracy"] >= 0 and values["blind accuracy"] == pytest.approx(1 / 3)
+    assert "jepa-relation" in capsys.readouterr().out
+
+
+def test_a_memory_with_its_model_is_smaller_than_the_recognition_it_replaces():
+    cfg = rc.preset("laptop")
+    size = {name: rc.footprint(cfg, name)["parameters"] for name in ("JEPA", "JEPA + memory", "AR")}
+    assert size["JEPA + memory"] < size["JEPA"] and abs(size["AR"] / size["JEPA"] - 1) < 0.01
+
+
+def test_the_paper_preset_has_the_published_size_and_batch():
+    cfg = rc.preset("paper")
+    w = rc.world_of(cfg, 0)
+    assert len(w.train) == 390_000 and len(w.reversed) == 90_000 and w.vocabulary == 2 + 12 + 16_000
+    size = rc.footprint(cfg, "JEPA")
+    assert size["parameters"] == 16_014 * 768 + 2 * (12 * 768**2 + 13 * 768) and 0.1 < size["tflop_per_step"] < 0.3
+    assert rc.world_of(cfg, 0, concept_level=True).vocabulary == 80_014
+
+
+def test_headless_training_resumes_and_refuses_to_overwrite(tmp_path):
+    scores = rc.headless(CFG, tmp_path)
+    assert set(scores) == {"reversed", "trained", "group A"} and (tmp_path / "JEPA.pt").exists()
+    with pytest.raises(ValueError, match="--resume"):
+        rc.headless(CFG, tmp_path)
+    assert rc.headless(CFG, tmp_path, resume=True) == scores
+
+
+def test_presets_refuse_unknown_names():
+    with pytest.raises(ValueError, match="unknown preset"):
+        rc.preset("huge")
+    with pytest.raises(ValueError, match="num_pears.*the fields are: .*num_pairs"):
+        rc.preset("smoke", num_pears=3)
+
+
+def test_a_value_is_read_off_in_one_forward_pass(monkeypatch):
+    sums = rc.sums_of(CFG, 2, 0)
+    model = rc.start(CFG, rc.ARMS["JEPA + memory"], sums.names, sums.vocabulary, 0, 0).model
+    asked = torch.cat([sums.answers, sums.inner])
+    right = F.one_hot(sums.value.clamp(min=0), CFG.width).float()
+    monkeypatch.setattr(model, "concepts", lambda ids, target=False: right[ids])
+    monkeypatch.setattr(model, "comparable", lambda x: x)
+    monkeypatch.setattr(model, "answer", lambda subject, signs, second: subject)
+    assert recall.value_accuracy(model, asked, sums.modulus) == 1.0
+    monkeypatch.setattr(model, "answer", lambda subject, signs, second: subject.roll(1, dims=1))
+    assert recall.value_accuracy(model, asked, sums.modulus) == 0.0
+
+
+def test_sums_are_trained_with_every_kind_of_model():
+    sums = rc.sums_of(CFG, 2, 0)
+    for name in ("AR", "AR + memory", "JEPA", "JEPA + memory"):
+        scores = rc.chain(CFG, rc.ARMS[name], sums, 0)
+        assert set(scores) == {"answers", "inner", "taught"} and all(0 <= v <= 1 for v in scores.values())

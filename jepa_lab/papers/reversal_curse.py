@@ -1,0 +1,395 @@
+"""Wang & Sun 2025, "Is the Reversal Curse a Binding Problem?" (arXiv 2504.01928): the experiments of chapter 11.
+
+The facts live in `data.facts`, sums in `data.arithmetic`, the models in `binding`, scores and the loop in `recall`, the
+alpha . beta diagnostic in `entanglement`; here they meet. At the width of a laptop three things had to differ from the
+paper, all the same for every model: more heads and a narrower semantic MLP (the relation must gate the subject rather
+than be memorised with it), weight decay 4 at rate 0.003 (the paper's 0.1 at 0.0001 forgets as slowly as 3 million steps
+allow), and a LayerNorm before the scalar product also without a memory (the paper: only with one).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jepa_lab import binding, entanglement, presets, recall, train
+from jepa_lab.binding import ConceptJEPA, TokenAR
+from jepa_lab.claims import Claim
+from jepa_lab.data import arithmetic, facts
+from jepa_lab.records import Run
+
+CHAPTER, PAPER = "11_reversal_curse", "Wang & Sun 2025"
+
+def _claim(id: str, statement: str, metric: str, direction: str, margin: float, baseline: str,
+           paper_value: str | None = None, paper_source: str | None = None) -> Claim:
+    return Claim(id, CHAPTER, PAPER, statement, metric, direction, margin, paper_value, paper_source, baseline)
+
+
+EXACT, ACC, P = "exact match on reversed facts", "accuracy on reversed facts", "P(right entity beats another partner), reversed facts"
+BLIND = "relation-blind ceiling 1/R"
+FIG, OURS = "Figures 3 and 4, second hand, approximate", "ours, not the paper's"
+CLAIMS = (
+    _claim("ar-memorises", "On names of two tokens the autoregressive model memorises what it is taught.",
+           "exact match on taught facts of group B", "higher", 0.0, "0.9", "memorises", FIG),
+    _claim("ar-curse", "On names of two tokens the autoregressive model answers almost no reversed fact.",
+           EXACT, "lower", 0.0, "0.05", "about 0", FIG),
+    _claim("jepa-over-ar", "On the same names JEPA answers reversed facts that the autoregressive model does not.",
+           ACC, "higher", 0.1, "the autoregressive model's exact match", "about 72 % against 0 (50 thousand entities, R = 6, multiplicity 10)", FIG),
+    _claim("jepa-relation", "JEPA's reversal is specific to the relation asked, at R = 3.", P, "higher", 0.1, "0.5 (blind)", None, OURS),
+    _claim("jepa-over-blind", "JEPA answers more reversed facts than knowing every entity's partners would allow, at R = 3.",
+           ACC, "higher", 0.0, BLIND, "about 72 %, where the ceiling is 17 %", FIG),
+    _claim("memory-restores", "A memory layer, with fewer parameters, answers more reversed facts than the recognition layer it replaces.",
+           ACC, "higher", 0.05, "JEPA without memory", "about 80 % against 72 %", FIG),
+    _claim("memory-relation", "With a memory the reversal is specific to the relation asked.", P, "higher", 0.2, "0.5 (blind)", None, OURS),
+    _claim("memory-over-blind", "With a memory JEPA clears the relation-blind ceiling.", ACC, "higher", 0.1, BLIND, "about 80 %, where the ceiling is 17 %", FIG),
+    _claim("ar-memory-curse", "A memory alone does not lift the curse: the autoregressive model with the same memory answers almost no reversed fact.",
+           EXACT, "lower", 0.0, "0.05", "asked by a reviewer, not in the paper", OURS),
+    _claim("concept-relation", "With one token per entity and tied embeddings the autoregressive model reverses facts, specifically to the relation.",
+           P, "higher", 0.1, "0.5 (blind)", None, OURS),
+    _claim("concept-over-blind", "With one token per entity and tied embeddings its mean reciprocal rank clears the relation-blind ceiling.",
+           "mean reciprocal rank on reversed facts", "higher", 0.0, "relation-blind ceiling H_R / R", ".823 to .890 (2.5 thousand entities, R = 6)",
+           "Table 1, second hand"),
+    _claim("concept-untied", "With untied embeddings it answers almost no reversed fact.", ACC, "lower", 0.0, "0.05", None, OURS),
+    _claim("concept-tying", "Tying input and output embeddings is what makes concepts reversible.", ACC, "higher", 0.1, "untied embeddings", None, OURS),
+    _claim("multiplicity-hurts", "The more entities share a name token, the fewer reversed facts JEPA answers.",
+           ACC, "lower", 0.1, "JEPA at the smallest multiplicity", "multiplicity 20: deep JEPA near 0", FIG),
+    _claim("depth-hurts", "Two recognition layers answer fewer reversed facts than one.", ACC, "lower", 0.05, "one recognition layer",
+           "#Rec 1 about 72 %, 6 about 40 %", FIG),
+    _claim("overlap-predicts", "The overlap of hidden activations predicts how much a step on one entity moves another.",
+           "mean correlation of alpha . beta with measured contamination", "higher", 0.3, "0", "the paper's argument", "second hand"),
+    _claim("untied-fails", "With a recognition module of its own for the target, JEPA loses the reversal.", ACC, "lower", 0.1, "shared recognition", None, OURS),
+    _claim("distance-fails", "Squared distance to a stopped target instead of the contrast loses the reversal.", ACC, "lower", 0.1, "contrastive JEPA", None, OURS),
+    _claim("chaining-answers", "In one forward pass JEPA with memory gives values that only a chain of facts implies, more often than the autoregressive model.",
+           "right targets at the largest branching", "higher", 0.1, "the autoregressive model", "stays high at branching 40", "second hand"),
+    _claim("chaining-over-chance", "It does so far above chance.", "right targets at the largest branching", "higher", 0.1, "1 / modulus", "stays high at branching 40", "second hand"),
+    _claim("chaining-inner", "So it does for the entities in between, whose values were never given.", "right inner entities at the largest branching",
+           "higher", 0.1, "the autoregressive model", None, OURS),
+)
+# accuracy out of 20 problems by branching factor, read in the authors' cached outputs (40: 5 of 20 for Gemini, 0 for o3)
+FRONTIER = {"o3-mini-high": {10: 17, 20: 4, 30: 0, 40: 0}, "Gemini 2.0 Flash Thinking": {10: 9, 20: 9, 30: 7, 40: 5}}
+
+
+@dataclass(frozen=True)
+class Config(train.Config):
+    """The world, the models and how long each experiment trains."""
+
+    num_steps: int = 2000
+    batch_size: int = 256
+    lr: float = 3e-3
+    warmup: float = 0.025
+    weight_decay: tuple[float, float] = (4.0, 4.0)
+    betas: tuple[float, float] = (0.9, 0.99)  # paper: 0.9, 0.999
+    log_every: int = 250
+    num_taught: int = 400  # |E_A|; paper: 2.5, 50 and 100 thousand
+    num_tested: int = 240  # |E_B| = 0.6 |E_A|
+    num_pairs: int = 3  # R; paper: 6
+    multiplicity: int = 2  # entities per name token; paper: 10 and 20
+    width: int = 48
+    heads: int = 12
+    recognition_layers: int = 1
+    semantic_layers: int = 1
+    recognition_hidden: int = 16  # MLP width in widths; paper: 4
+    semantic_hidden: int = 2
+    dropout: float = 0.0  # paper: 0.1
+    names_steps: int = 2000  # of the experiments below
+    concept_steps: int = 3000
+    sweep_steps: int = 1000
+    multiplicities: tuple[int, ...] = (1, 2, 4)
+    recognition_depths: tuple[int, ...] = (1, 2)
+    modulus: int = 23  # of the sums; paper: 10,007
+    per_value: int = 5  # core entities per value; paper: 10
+    increments: tuple[int, int] = (3, 7)  # paper: drawn from 10 to 49
+    num_problems: int = 20
+    branchings: tuple[int, ...] = (2, 4)  # paper: 10, 20, 30, 40
+    chain_depth: int = 2  # levels below the target
+    chain_steps: int = 1000
+    layer_norm: bool = True  # on prediction and candidates; False: z / RMS(z) against raw candidates (the paper's plain JEPA)
+
+
+def preset(name: str, **overrides) -> Config:
+    """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
+    named = {
+        "smoke": Config(num_steps=8, batch_size=32, log_every=4, num_taught=40, num_tested=24, width=16, heads=4,
+                        names_steps=8, concept_steps=8, sweep_steps=4, chain_steps=4, modulus=7, per_value=2, increments=(1, 3), num_problems=2,
+                        branchings=(1, 2)),
+        "laptop": Config(),
+        "gpu": Config(num_steps=60_000, batch_size=1024, lr=1e-3, weight_decay=(1.0, 1.0), log_every=2000, num_taught=10_000, num_tested=6000,
+                      num_pairs=6, multiplicity=10, width=256, heads=16, recognition_hidden=8, precision="bf16"),
+        "paper": Config(num_steps=3_000_000, batch_size=1024, lr=1e-4, warmup=2000 / 3_000_000, weight_decay=(0.1, 0.1), betas=(0.9, 0.999),
+                        log_every=5000, num_taught=50_000, num_tested=30_000, num_pairs=6, multiplicity=10, width=768, heads=12,
+                        recognition_hidden=4, semantic_hidden=4, dropout=0.1, layer_norm=False, precision="bf16"),
+    }  # fmt: skip
+    return presets.choose(named, name, overrides)
+
+
+# Arms: one model each, with what differs from the config
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model and how it is trained. kind: 'jepa' or 'ar'; memory stands in for the recognition layers."""
+
+    kind: str
+    memory: bool = False
+    tied: bool = True  # AR: one embedding for input and output; JEPA: one recognition module for input and target
+    loss: Callable | None = None  # None: the kind's own
+    concept_level: bool = False  # every entity is one token of its own
+    changes: dict | None = None
+
+
+ARMS = {
+    "AR": Arm("ar"),
+    "JEPA": Arm("jepa"),
+    "JEPA + memory": Arm("jepa", memory=True, changes={"layer_norm": True}),
+    "AR + memory": Arm("ar", memory=True),
+    "AR, concepts": Arm("ar", concept_level=True),
+    "AR, concepts, untied": Arm("ar", concept_level=True, tied=False),
+    "JEPA, stop-gradient": Arm("jepa", loss=partial(binding.jepa_loss, stop_gradient=True)),
+    "JEPA, squared distance": Arm("jepa", loss=partial(binding.jepa_loss, contrast=False)),
+    "JEPA, distance and stop-gradient": Arm("jepa", loss=partial(binding.jepa_loss, contrast=False, stop_gradient=True)),
+    "JEPA, untied": Arm("jepa", tied=False),
+    "JEPA, duplicates compete": Arm("jepa", loss=partial(binding.jepa_loss, mask_duplicates=False)),
+    "JEPA, no LayerNorm": Arm("jepa", changes={"layer_norm": False}),
+}
+
+
+def world_of(cfg: Config, seed: int, concept_level: bool = False) -> facts.World:
+    """The generated world of a seed; surface names and concept level share entities and facts."""
+    generator = torch.Generator().manual_seed(seed)
+    return facts.generate(cfg.num_taught, cfg.num_tested, cfg.num_pairs, None if concept_level else cfg.multiplicity, generator)
+
+
+def build(cfg: Config, arm: Arm, names: Tensor, vocabulary: int, num_relations: int) -> ConceptJEPA | TokenAR:
+    """A fresh model on the current default device and random state."""
+    rec, sem, width = cfg.recognition_layers, cfg.semantic_layers, cfg.width
+    depth = rec + sem
+
+    def blocks(count: int, ratio: int) -> list[binding.Block]:
+        return [binding.Block(width, cfg.heads, ratio * width, cfg.dropout, depth) for _ in range(count)]
+
+    def recognition(tokens: int, layers: int) -> binding.Recognition:
+        return binding.Recognition(tokens, width, cfg.heads, cfg.recognition_hidden * width, layers, cfg.dropout)
+
+    memory = binding.Memory(names, vocabulary, width) if arm.memory else None
+    semantic = blocks(sem, cfg.semantic_hidden)
+    if arm.kind == "ar":
+        lower = [] if arm.memory or arm.concept_level else blocks(rec, cfg.recognition_hidden)
+        return TokenAR(names, vocabulary, width, num_relations, nn.ModuleList(lower + semantic), arm.tied, memory)
+    entities = memory or recognition(vocabulary, 0 if arm.concept_level else rec)
+    signs = recognition(facts.FIRST_RELATION + num_relations, 0) if memory else entities
+    target = None if arm.tied else recognition(vocabulary, rec)
+    return ConceptJEPA(names, entities, signs, num_relations, nn.ModuleList(semantic), target, norm=cfg.layer_norm)
+
+
+def footprint(cfg: Config, name: str) -> dict[str, float]:
+    """An arm at full size without computing anything: parameters, GB of weights, gradients and Adam state, TFLOP per step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    arm, world = ARMS[name], world_of(cfg, 0, ARMS[name].concept_level)
+    with torch.device("meta"):
+        model = build(cfg, arm, world.names, world.vocabulary, world.num_relations).to("meta")
+        batch = torch.zeros(cfg.batch_size, 3, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            loss_of(arm)(model, batch).backward()
+    numbers = sum(p.numel() for p in model.parameters())
+    return {"parameters": numbers, "training_gb": 16 * numbers / 1e9, "tflop_per_step": counter.get_total_flops() / 1e12}
+
+
+def loss_of(arm: Arm) -> Callable:
+    """What an arm minimises: (model, facts) -> loss."""
+    return arm.loss or (binding.jepa_loss if arm.kind == "jepa" else binding.ar_loss)
+
+
+class Trained(NamedTuple):
+    """A trained arm with its curves and its final scores."""
+
+    run: train.Run
+    world: facts.World
+    reversed: recall.Recall  # the test
+    atomic: recall.Recall  # the same facts as they were taught
+    taught: recall.Recall  # group A
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        return self.run.history
+
+
+def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: bool = False, checkpoint: Path | None = None,
+              resume: bool = False, probe: int = 1000) -> Trained:  # fmt: skip
+    """Train one arm of `ARMS` on the world of this seed and ask it everything; `probe` questions per score."""
+    arm = ARMS[name]
+    cfg = replace(cfg, **(arm.changes or {}))
+    world = world_of(cfg, seed, arm.concept_level).to(device)
+    partners = world.partners().to(device)
+
+    def score(questions: Tensor) -> recall.Recall:
+        return recall.recall(run.model, questions[:probe], partners)
+
+    def watch(model: nn.Module) -> dict[str, float]:
+        at = {"test": score(world.reversed), "trained": score(world.atomic)}
+        return {f"{split} {field}": value for split, scores in at.items() for field, value in scores._asdict().items()}
+
+    run = start(cfg, arm, world.names, world.vocabulary, world.num_relations, seed, device)
+    if resume and checkpoint and checkpoint.exists():
+        recall.resume(checkpoint, run, cfg)
+    recall.fit(run, cfg, world.train, loss_of(arm), watch, checkpoint, max(1, cfg.num_steps // 20), progress)
+    mixed = world.taught[torch.randperm(len(world.taught), generator=torch.Generator().manual_seed(0)).to(device)]
+    return Trained(run, world, score(world.reversed), score(world.atomic), score(mixed))
+
+
+def start(cfg: Config, arm: Arm, names: Tensor, vocabulary: int, num_relations: int, seed: int, device: str = "cpu") -> train.Run:
+    """A fresh run whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        run = train.start(build(cfg, arm, names.cpu(), vocabulary, num_relations), seed, device)
+    for group in run.optimizer.param_groups:
+        group["betas"] = cfg.betas
+    return run
+
+
+# Experiments: each trains some arms on one seed's world and returns what the figures and claims need
+
+
+class Outcome(NamedTuple):
+    """What an experiment measured: trained arms by name, tables for figures, (value, baseline) for its claims."""
+
+    trained: dict[str, Trained]
+    data: dict
+    claims: dict[str, tuple[float, float]]
+
+    def put(self, record: Run) -> None:
+        """Write claims, final scores and learning curves into a run's record, and print the claims."""
+        for id, (value, baseline) in self.claims.items():
+            record.claim(id, value=value, baseline=baseline)
+            claim = record.claims[id]
+            print(f"{id}: {value:.4g} against {baseline:.4g} ({claim.direction} is as claimed, margin {claim.margin:g})")
+        for name, one in self.trained.items():
+            for split, scores in (("test", one.reversed), ("trained", one.atomic), ("group A", one.taught)):
+                for field, value in scores._asdict().items():
+                    if value == value:
+                        record.value(f"{name}: {split} {field}", value)
+            for field in ("test accuracy", "test over_partner", "trained accuracy"):
+                record.series(f"{name}: {field}", one.history["step"], one.history[field])
+        for name, value in self.data.items():
+            if isinstance(value, float) and value == value:
+                record.value(name, value)
+
+
+def ceiling(one: Trained) -> recall.Recall:
+    """The relation-blind ceiling on an arm's test questions."""
+    return recall.blind(one.world.partners(), one.world.reversed)
+
+
+def names_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claims 1, 2 and 5: names of several tokens, equal worlds, steps and widths; with and without a memory."""
+    cfg = replace(cfg, num_steps=cfg.names_steps)
+    done = {name: train_arm(cfg, name, seed, device, progress) for name in ("AR", "JEPA", "AR + memory", "JEPA + memory")}
+    blind = ceiling(done["JEPA"])
+    ar, jepa, ar_memory, memory = (one.reversed for one in done.values())
+    return Outcome(done, {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
+        "ar-memorises": (done["AR"].atomic.accuracy, 0.9),
+        "ar-curse": (ar.accuracy, 0.05),
+        "jepa-over-ar": (jepa.accuracy, ar.accuracy),
+        "jepa-over-blind": (jepa.accuracy, blind.accuracy),
+        "jepa-relation": (jepa.over_partner, 0.5),
+        "memory-restores": (memory.accuracy, jepa.accuracy),
+        "memory-over-blind": (memory.accuracy, blind.accuracy),
+        "memory-relation": (memory.over_partner, 0.5),
+        "ar-memory-curse": (ar_memory.accuracy, 0.05)})
+
+
+def concept_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claim 3: every entity one token; is the input embedding also the output head?"""
+    cfg = replace(cfg, num_steps=cfg.concept_steps)
+    done = {name: train_arm(cfg, name, seed, device, progress) for name in ("AR, concepts", "AR, concepts, untied")}
+    tied, untied = (one.reversed for one in done.values())
+    blind = ceiling(done["AR, concepts"])
+    return Outcome(done, {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
+        "concept-relation": (tied.over_partner, 0.5), "concept-over-blind": (tied.mrr, blind.mrr),
+        "concept-untied": (untied.accuracy, 0.05), "concept-tying": (tied.accuracy, untied.accuracy)})
+
+
+def entangled(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claim 4: shared name tokens and deeper recognition; overlap of hidden activations against real contamination."""
+    base = replace(cfg, num_steps=cfg.sweep_steps, log_every=cfg.sweep_steps)
+    settings = [(m, 1) for m in cfg.multiplicities] + [(cfg.multiplicities[0], d) for d in cfg.recognition_depths if d != 1]
+    done, table = {}, {}
+    for m, depth in settings:
+        one = train_arm(replace(base, multiplicity=m, recognition_layers=depth), "JEPA", seed, device, progress)
+        measured = diagnose(one)
+        done[f"JEPA, multiplicity {m}, recognition {depth}"] = one
+        table[m, depth] = one.reversed.accuracy, one.reversed.over_partner, measured.correlation(), *measured.mean()
+    few, many = cfg.multiplicities[0], cfg.multiplicities[-1]
+    shallow, deep = table[few, 1], table[few, max(cfg.recognition_depths)]
+    data = {"table": table, "overlap correlation": shallow[2], "overlap": shallow[3], "contamination": shallow[4]}
+    return Outcome(done, data, {
+        "multiplicity-hurts": (table[many, 1][0], shallow[0]), "depth-hurts": (deep[0], shallow[0]),
+        "overlap-predicts": (sum(row[2] for row in table.values()) / len(table), 0.0)})
+
+
+def diagnose(one: Trained, num_taught: int = 16, num_others: int = 400) -> entanglement.Entanglement:
+    """alpha . beta and contamination between some taught facts' subjects and many entities; the draw is always the same."""
+    generator = torch.Generator().manual_seed(0)
+    pick = torch.randperm(len(one.world.train), generator=generator)[:num_taught]
+    others = torch.randperm(one.world.num_entities, generator=generator)[:num_others].to(one.world.names.device)
+    return entanglement.measure(one.run.model, one.world.train[pick.to(others.device)], others)
+
+
+def ablations(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claim 6: one thing changed at a time, at the multiplicity where the reference works best."""
+    cfg = replace(cfg, num_steps=cfg.sweep_steps, log_every=cfg.sweep_steps, multiplicity=cfg.multiplicities[0])
+    arms = ["JEPA"] + [name for name in ARMS if name.startswith("JEPA,")]
+    done = {name: train_arm(cfg, name, seed, device, progress) for name in arms}
+    score = {name: one.reversed.accuracy for name, one in done.items()}
+    return Outcome(done, {"accuracy": score}, {
+        "untied-fails": (score["JEPA, untied"], score["JEPA"]),
+        "distance-fails": (score["JEPA, distance and stop-gradient"], score["JEPA"])})
+
+
+def chaining(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claim 7: the answers of sums of named numbers that only a chain of facts gives; JEPA with memory against AR."""
+    arms = {"JEPA + memory": ARMS["JEPA + memory"], "AR": ARMS["AR"], "AR + memory": ARMS["AR + memory"]}
+    table = {}
+    for branching in cfg.branchings:
+        sums = sums_of(cfg, branching, seed, device)
+        for name, arm in arms.items():
+            table[branching, name] = chain(cfg, arm, sums, seed, device, progress)
+    most = cfg.branchings[-1]
+    chance = 1 / cfg.modulus
+    return Outcome({}, {"table": table, "chance": chance}, {
+        "chaining-answers": (table[most, "JEPA + memory"]["answers"], table[most, "AR"]["answers"]),
+        "chaining-over-chance": (table[most, "JEPA + memory"]["answers"], chance),
+        "chaining-inner": (table[most, "JEPA + memory"]["inner"], table[most, "AR"]["inner"])})
+
+
+def sums_of(cfg: Config, branching: int, seed: int, device: str = "cpu") -> arithmetic.Sums:
+    """The problems of a seed at one branching factor."""
+    sums = arithmetic.generate(cfg.modulus, cfg.per_value, cfg.increments, cfg.num_problems, branching,
+                               torch.Generator().manual_seed(seed), cfg.chain_depth, multiplicity=cfg.multiplicities[-1])
+    return replace(sums, **{k: v.to(device) for k, v in vars(sums).items() if isinstance(v, Tensor)})
+
+
+def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str = "cpu", progress: bool = False) -> dict[str, float]:
+    """Train one arm on sums; share of right values for targets, inner entities and held-out sums, in one forward pass."""
+    cfg = replace(cfg, num_steps=cfg.chain_steps, log_every=cfg.chain_steps)
+    run = start(cfg, arm, sums.names, sums.vocabulary, 0, seed, device)
+    recall.fit(run, cfg, sums.train, loss_of(arm), progress=progress)
+    return {"answers": recall.value_accuracy(run.model, sums.answers, sums.modulus), "inner": recall.value_accuracy(run.model, sums.inner, sums.modulus),
+            "taught": recall.value_accuracy(run.model, sums.train[sums.train[:, 1] == sums.sign], sums.modulus)}
+
+
+EXPERIMENTS = (names_duel, concept_duel, entangled, ablations, chaining)
+
+
+def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False, arm: str = "JEPA") -> dict[str, recall.Recall]:
+    """Train one arm with checkpoints in `out`, on a GPU where there is one; returns its scores by split."""
+    checkpoint = out / f"{arm.replace(' ', '-').replace(',', '')}.pt"
+    if checkpoint.exists() and not resume:
+        raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = train_arm(cfg, arm, seed, device, True, checkpoint, resume)
+    return {"reversed": one.reversed, "trained": one.atomic, "group A": one.taught}
