@@ -291,12 +291,20 @@ def test_the_paper_preset_has_the_published_size_and_batch():
     assert rc.world_of(cfg, 0, concept_level=True).vocabulary == 80_014
 
 
-def test_headless_training_resumes_and_refuses_to_overwrite(tmp_path):
+def test_headless_training_resumes_refuses_to_overwrite_and_does_not_cut_batches(tmp_path):
     scores = rc.headless(CFG, tmp_path)
-    assert set(scores) == {"reversed", "trained", "group A"} and (tmp_path / "JEPA.pt").exists()
+    assert set(scores) == {"reversed", "trained", "group A", "relation-blind ceiling"} and (tmp_path / "JEPA.pt").exists()
+    assert all(score.low <= score.value <= score.high for score in scores.values())
     with pytest.raises(ValueError, match="--resume"):
         rc.headless(CFG, tmp_path)
     assert rc.headless(CFG, tmp_path, resume=True) == scores
+    with pytest.raises(ValueError, match="cannot be cut"):
+        rc.headless(CFG, tmp_path, resume=True, micro_batches=2)
+
+
+def test_an_unknown_arm_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match="no arm 'GPT'; there are: AR; JEPA"):
+        rc.preset("smoke", arm="GPT")
 
 
 def test_presets_refuse_unknown_names():

@@ -21,6 +21,7 @@ from jepa_lab.binding import ConceptJEPA, TokenAR
 from jepa_lab.claims import Claim
 from jepa_lab.data import arithmetic, facts
 from jepa_lab.records import Run
+from jepa_lab.scores import Score, wilson
 
 CHAPTER, PAPER = "11_reversal_curse", "Wang & Sun 2025"
 
@@ -107,7 +108,13 @@ class Config(train.Config):
     branchings: tuple[int, ...] = (2, 4)  # paper: 10, 20, 30, 40
     chain_depth: int = 2  # levels below the target
     chain_steps: int = 1000
+    arm: str = "JEPA"  # what headless training trains, a name in ARMS
     layer_norm: bool = True  # on prediction and candidates; False: z / RMS(z) against raw candidates (the paper's plain JEPA)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.arm not in ARMS:
+            raise ValueError(f"no arm {self.arm!r}; there are: {'; '.join(ARMS)}")
 
 
 def preset(name: str, **overrides) -> Config:
@@ -385,11 +392,19 @@ def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str =
 EXPERIMENTS = (names_duel, concept_duel, entangled, ablations, chaining)
 
 
-def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False, arm: str = "JEPA") -> dict[str, recall.Recall]:
-    """Train one arm with checkpoints in `out`, on a GPU where there is one; returns its scores by split."""
-    checkpoint = out / f"{arm.replace(' ', '-').replace(',', '')}.pt"
+def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False, micro_batches: int = 1) -> dict[str, Score]:
+    """Train the arm `cfg.arm` with checkpoints in `out`, on a GPU where there is one; its accuracy by kind of question.
+
+    Raises ValueError for micro-batches: the candidates of the contrast are the batch, which therefore cannot be cut.
+    """
+    checkpoint = out / f"{cfg.arm.replace(' ', '-').replace(',', '')}.pt"
+    if micro_batches != 1:
+        raise ValueError("the batch is the set of candidates, so it cannot be cut into micro-batches; lower batch_size instead")
     if checkpoint.exists() and not resume:
         raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    one = train_arm(cfg, arm, seed, device, True, checkpoint, resume)
-    return {"reversed": one.reversed, "trained": one.atomic, "group A": one.taught}
+    one = train_arm(cfg, cfg.arm, seed, "cuda" if torch.cuda.is_available() else "cpu", True, checkpoint, resume, probe=3000)
+    shares = {"reversed": (one.reversed, one.world.reversed), "trained": (one.atomic, one.world.atomic), "group A": (one.taught, one.world.taught)}
+    counts = {name: (scores.accuracy, min(3000, len(asked))) for name, (scores, asked) in shares.items()}
+    blind = ceiling(one).accuracy
+    found = {name: Score(share, *wilson(round(share * n), n), n) for name, (share, n) in counts.items()}
+    return found | {"relation-blind ceiling": Score(blind, blind, blind, counts["reversed"][1])}
