@@ -19,7 +19,7 @@ from jepa_lab.binding import ConceptJEPA, Memory
 class Entanglement(NamedTuple):
     """Per taught entity a (rows) and other entity b (columns); the columns of a itself are nan."""
 
-    overlap: Float[Tensor, "A N"]  # alpha . beta / |alpha|^2: what the theory says b moves, in shares of a's own move
+    overlap: Float[Tensor, "A N"]  # alpha . beta / alpha . alpha: what the theory says b moves, in shares of a's own move
     contamination: Float[Tensor, "A N"]  # what b really moved along a's direction, in shares of a's own move
 
     def correlation(self) -> float:
@@ -28,8 +28,8 @@ class Entanglement(NamedTuple):
         return float(torch.corrcoef(torch.stack([self.overlap[kept], self.contamination[kept]]))[0, 1])
 
     def mean(self) -> tuple[float, float]:
-        """Mean overlap and mean absolute contamination over all pairs."""
-        return float(self.overlap.nanmean()), float(self.contamination.abs().nanmean())
+        """Mean size of overlap and of contamination over all pairs."""
+        return float(self.overlap.abs().nanmean()), float(self.contamination.abs().nanmean())
 
 
 @torch.no_grad()
@@ -46,25 +46,30 @@ def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"]) -> Fl
     return kept[0].float()
 
 
-def measure(model: ConceptJEPA, facts_A3: Int64[Tensor, "A 3"], entities_N: Int64[Tensor, "N"], step: float = 1e-3) -> Entanglement:
+def measure(model: ConceptJEPA, facts_A3: Int64[Tensor, "A 3"], entities_N: Int64[Tensor, "N"], step: float = 1e-3, centred: bool = True) -> Entanglement:
     """Take one small gradient step on each fact, through its subject's name alone, and see who else moves.
+
+    centred: what b moves beyond the mean of all entities, for a drift that all share changes no answer.
 
     facts_A3: one fact per taught entity, with the gradient of its loss over all entities. The model is left unchanged.
     """
     alpha_AH, beta_NH = hidden_activations(model, facts_A3[:, 0]), hidden_activations(model, entities_N)
-    overlap_AN = alpha_AH @ beta_NH.T / alpha_AH.square().sum(1, keepdim=True)
-    moved = torch.stack([_moves(model, fact, entities_N, step) for fact in facts_A3])
+    everyone_E = torch.arange(len(model.names), device=facts_A3.device)
+    drift_H = hidden_activations(model, everyone_E).mean(0) if centred else torch.zeros_like(alpha_AH[0])
+    overlap_AN = alpha_AH @ (beta_NH - drift_H).T / (alpha_AH * (alpha_AH - drift_H)).sum(1, keepdim=True)
+    moved = torch.stack([_moves(model, fact, entities_N, step, centred) for fact in facts_A3])
     own_AN = facts_A3[:, :1] == entities_N
     return Entanglement(overlap_AN.masked_fill(own_AN, torch.nan), moved.masked_fill(own_AN, torch.nan))
 
 
-def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Tensor, "N"], step: float) -> Float[Tensor, "N"]:
+def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Tensor, "N"], step: float, centred: bool) -> Float[Tensor, "N"]:
     """How far each entity's concept moves along the move of the fact's subject, in shares of that move."""
     weights = list(model.entities.parameters())
     subject = fact_3[:1]
     with torch.no_grad():
-        before_ND, own_D = model.concepts(entities_N), model.concepts(subject)[0]
-        candidates_ED = model.comparable(model.concepts(torch.arange(len(model.names), device=fact_3.device)))
+        everyone_E = torch.arange(len(model.names), device=fact_3.device)
+        before_ED = model.concepts(everyone_E)
+        candidates_ED = model.comparable(before_ED)
         signs_KD = model.sign_concepts()
     concept_1D = model.concepts(subject)
     loss = F.cross_entropy(model.answer(concept_1D, signs_KD, fact_3[1:2]) @ candidates_ED.T, fact_3[2:])
@@ -75,7 +80,8 @@ def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Ten
         old = [w.clone() for w, _ in moved]
         for weight, change in moved:
             weight -= change
-        change_ND, own_change_D = model.concepts(entities_N) - before_ND, model.concepts(subject)[0] - own_D
+        change_ED = model.concepts(everyone_E) - before_ED
         for (weight, _), value in zip(moved, old):
             weight.copy_(value)
-    return change_ND @ own_change_D / own_change_D.square().sum()
+    change_ED = change_ED - change_ED.mean(0) if centred else change_ED
+    return change_ED[entities_N] @ change_ED[subject[0]] / change_ED[subject[0]].square().sum()

@@ -209,7 +209,7 @@ def test_a_bad_batch_moves_nothing_and_too_many_stop_the_run():
 def test_contamination_is_zero_for_a_memory_and_follows_the_overlap_of_a_shared_module():
     w = world()
     everyone, some = torch.arange(w.num_entities), w.train[:4]
-    memory = entanglement.measure(jepa(w, memory=True), some, everyone)
+    memory = entanglement.measure(jepa(w, memory=True), some, everyone, centred=False)
     assert memory.mean() == (0.0, 0.0)
     shared = entanglement.measure(jepa(w), some, everyone)
     assert shared.contamination.nan_to_num(0).abs().max() > 0.01
@@ -222,8 +222,9 @@ def test_with_only_the_last_projection_learning_contamination_equals_the_overlap
         p.requires_grad_(name.endswith("down.weight"))
     full = list(model.entities.parameters())
     model.entities.parameters = lambda: [p for p in full if p.requires_grad]
-    result = entanglement.measure(model, w.train[:4], torch.arange(w.num_entities), step=1e-2)
-    torch.testing.assert_close(result.overlap, result.contamination, equal_nan=True, atol=2e-3, rtol=2e-2)
+    for centred in (False, True):
+        result = entanglement.measure(model, w.train[:4], torch.arange(w.num_entities), step=1e-2, centred=centred)
+        torch.testing.assert_close(result.overlap, result.contamination, equal_nan=True, atol=2e-3, rtol=2e-2)
 
 
 def test_measuring_entanglement_leaves_the_model_as_it_was():
