@@ -62,7 +62,7 @@ def tiny() -> bench.World:
     return bench.World(patches, (patches, labels), (patches, labels), (0.4, 0.2), source)
 
 
-SHORT = dict(num_steps=4, batch_size=8)
+SHORT = dict(num_steps=2, batch_size=8)
 
 
 @pytest.mark.parametrize("recipe", [bench.OFFICIAL, *bench.ladder()], ids=lambda r: r.recipe)
