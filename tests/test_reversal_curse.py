@@ -267,6 +267,16 @@ def test_every_claim_is_measured_once_and_no_other():
     assert sorted(measured) == sorted(claim.id for claim in rc.CLAIMS)
 
 
+def test_long_experiments_measure_their_claims_and_store_their_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(rc, "preset", lambda name: CFG)
+    for name, claims in rc.LONG_CLAIMS.items():
+        path = rc.long_study(name, 3, tmp_path)
+        found = records.load(rc.CHAPTER, "long", tmp_path, config=rc.long_config(name))
+        assert path.name.startswith("long-seed3-") and [set(r["claims"]) for r in found] == [{claim.id for claim in claims}]
+    with pytest.raises(ValueError, match="no long experiment 'x'; there are: patient AR"):
+        rc.long_study("x", 0, tmp_path)
+
+
 def test_an_outcome_lands_in_the_record(tmp_path, capsys):
     record = records.start(rc.CHAPTER, preset="smoke", seed=0, config=CFG, claims=rc.CLAIMS, out=tmp_path)
     for experiment in rc.EXPERIMENTS:
