@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jepa_lab import binding, entanglement, recall, records, train
+from jepa_lab import binding, entanglement, fact_arms, recall, records, train
 from jepa_lab.data import facts
 from jepa_lab.papers import reversal_curse as rc
 
@@ -242,8 +242,8 @@ CFG = rc.preset("smoke")
 
 def test_every_arm_takes_its_steps_and_differs_from_the_reference():
     ends = {}
-    for name in rc.ARMS:
-        one = rc.train_arm(CFG, name, 0)
+    for name in fact_arms.ARMS:
+        one = fact_arms.train_arm(CFG, name, 0)
         assert one.run.step == CFG.num_steps and one.run.bad_steps == 0, name
         assert len(one.history["test accuracy"]) == len(one.history["step"]) == 2
         ends[name] = tuple(next(one.run.model.parameters()).flatten()[:200].tolist())
@@ -251,14 +251,14 @@ def test_every_arm_takes_its_steps_and_differs_from_the_reference():
 
 
 def test_arms_of_one_seed_share_world_and_start():
-    one, other = (rc.start(CFG, rc.ARMS[name], *world_parts(), 0).model for name in ("JEPA", "JEPA, stop-gradient"))
+    one, other = (fact_arms.start(CFG, fact_arms.ARMS[name], *world_parts(), 0).model for name in ("JEPA", "JEPA, stop-gradient"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
-    surface, concept = rc.world_of(CFG, 0), rc.world_of(CFG, 0, concept_level=True)
+    surface, concept = fact_arms.world_of(CFG, 0), fact_arms.world_of(CFG, 0, concept_level=True)
     assert torch.equal(surface.train, concept.train) and concept.names.shape[1] == 1
 
 
 def world_parts():
-    w = rc.world_of(CFG, 0)
+    w = fact_arms.world_of(CFG, 0)
     return w.names, w.vocabulary, w.num_relations
 
 
@@ -289,17 +289,17 @@ def test_an_outcome_lands_in_the_record(tmp_path, capsys):
 
 def test_a_memory_with_its_model_is_smaller_than_the_recognition_it_replaces():
     cfg = rc.preset("laptop")
-    size = {name: rc.footprint(cfg, name)["parameters"] for name in ("JEPA", "JEPA + memory", "AR")}
+    size = {name: fact_arms.footprint(cfg, name)["parameters"] for name in ("JEPA", "JEPA + memory", "AR")}
     assert size["JEPA + memory"] < size["JEPA"] and abs(size["AR"] / size["JEPA"] - 1) < 0.01
 
 
 def test_the_paper_preset_has_the_published_size_and_batch():
     cfg = rc.preset("paper")
-    w = rc.world_of(cfg, 0)
+    w = fact_arms.world_of(cfg, 0)
     assert len(w.train) == 390_000 and len(w.reversed) == 90_000 and w.vocabulary == 2 + 12 + 16_000
-    size = rc.footprint(cfg, "JEPA")
+    size = fact_arms.footprint(cfg, "JEPA")
     assert size["parameters"] == 16_014 * 768 + 2 * (12 * 768**2 + 13 * 768) and 0.1 < size["tflop_per_step"] < 0.3
-    assert rc.world_of(cfg, 0, concept_level=True).vocabulary == 80_014
+    assert fact_arms.world_of(cfg, 0, concept_level=True).vocabulary == 80_014
 
 
 def test_headless_training_resumes_refuses_to_overwrite_and_does_not_cut_batches(tmp_path):
@@ -327,7 +327,7 @@ def test_presets_refuse_unknown_names():
 
 def test_a_value_is_read_off_in_one_forward_pass(monkeypatch):
     sums = rc.sums_of(CFG, 2, 0)
-    model = rc.start(CFG, rc.ARMS["JEPA + memory"], sums.names, sums.vocabulary, 0, 0).model
+    model = fact_arms.start(CFG, fact_arms.ARMS["JEPA + memory"], sums.names, sums.vocabulary, 0, 0).model
     asked = torch.cat([sums.answers, sums.inner])
     right = F.one_hot(sums.value.clamp(min=0), CFG.width).float()
     monkeypatch.setattr(model, "concepts", lambda ids, target=False: right[ids])
@@ -341,5 +341,5 @@ def test_a_value_is_read_off_in_one_forward_pass(monkeypatch):
 def test_sums_are_trained_with_every_kind_of_model():
     sums = rc.sums_of(CFG, 2, 0)
     for name in ("AR", "AR + memory", "JEPA", "JEPA + memory"):
-        scores = rc.chain(CFG, rc.ARMS[name], sums, 0)
+        scores = rc.chain(CFG, fact_arms.ARMS[name], sums, 0)
         assert set(scores) == {"answers", "inner", "taught"} and all(0 <= v <= 1 for v in scores.values())

@@ -1,30 +1,30 @@
 """Wang & Sun 2025, "Is the Reversal Curse a Binding Problem?" (arXiv 2504.01928): the experiments of chapter 11.
 
 The facts live in `data.facts`, sums in `data.arithmetic`, the models in `binding`, scores and the loop in `recall`, the
-alpha . beta diagnostic in `entanglement`; here they meet. At the width of a laptop three things had to differ from the
-paper, all the same for every model: more heads and a narrower semantic MLP (the relation must gate the subject rather
-than be memorised with it), weight decay 4 at rate 0.003 (the paper's 0.1 at 0.0001 forgets as slowly as 3 million steps
-allow), and a LayerNorm before the scalar product also without a memory (the paper: only with one).
+alpha . beta diagnostic in `entanglement`, the arms and what differs from the paper in `fact_arms`; here they meet.
+
+A chapter's five minutes hold `EXPERIMENTS`. What needs longer is in `LONG`: `long_study(name, seed)` stores a record of
+the preset "long", which the page judges with `claims.table(LONG_CLAIMS[name], ...)` by the same rule.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jepa_lab import binding, entanglement, presets, recall, train
-from jepa_lab.binding import ConceptJEPA, TokenAR
+from jepa_lab import entanglement, presets, recall
 from jepa_lab.claims import Claim
-from jepa_lab.data import arithmetic, facts
+from jepa_lab.data import arithmetic
+from jepa_lab.fact_arms import ARMS, Arm, Config, Trained, ceiling, loss_of, start, train_arm
 from jepa_lab.records import Run
 from jepa_lab.records import start as start_record
 from jepa_lab.scores import Score, wilson
 
 CHAPTER, PAPER = "11_reversal_curse", "Wang & Sun 2025"
+
 
 def _claim(id: str, statement: str, metric: str, direction: str, margin: float, baseline: str,
            paper_value: str | None = None, paper_source: str | None = None) -> Claim:
@@ -85,52 +85,6 @@ LONG_CLAIMS = {
 FRONTIER = {"o3-mini-high": {10: 17, 20: 4, 30: 0, 40: 0}, "Gemini 2.0 Flash Thinking": {10: 9, 20: 9, 30: 7, 40: 5}}
 
 
-@dataclass(frozen=True)
-class Config(train.Config):
-    """The world, the models and how long each experiment trains."""
-
-    num_steps: int = 6000  # of JEPA on names
-    batch_size: int = 256
-    lr: float = 5e-3
-    warmup: float = 0.01
-    weight_decay: tuple[float, float] = (4.0, 4.0)
-    betas: tuple[float, float] = (0.9, 0.99)  # paper: 0.9, 0.999
-    log_every: int = 500
-    num_taught: int = 400  # |E_A|; paper: 2.5, 50 and 100 thousand
-    num_tested: int = 240  # |E_B| = 0.6 |E_A|
-    num_pairs: int = 3  # R; paper: 6
-    multiplicity: int = 2  # entities per name token; paper: 10 and 20
-    width: int = 48
-    heads: int = 12
-    recognition_layers: int = 1
-    semantic_layers: int = 1
-    recognition_hidden: int = 4  # MLP width in widths, as in the paper
-    semantic_hidden: int = 2  # paper: 4
-    dropout: float = 0.0  # paper: 0.1
-    memory_steps: int = 3000  # of the arms with a memory; a step costs half of JEPA's
-    ar_steps: int = 2500  # of the autoregressive arm on names; a step costs twice as much as JEPA's
-    concept_steps: int = 4000  # of the autoregressive arms on concepts
-    concept_lr: float = 1e-2
-    concept_weight_decay: float = 2.0
-    sweep_steps: int = 6000  # of each arm of the long experiments
-    multiplicities: tuple[int, ...] = (1, 2, 4)
-    recognition_depths: tuple[int, ...] = (1, 2)
-    modulus: int = 23  # of the sums; paper: 10,007
-    per_value: int = 5  # core entities per value; paper: 10
-    increments: tuple[int, int] = (3, 7)  # paper: drawn from 10 to 49
-    num_problems: int = 20
-    branchings: tuple[int, ...] = (2, 4)  # paper: 10, 20, 30, 40
-    chain_depth: int = 2  # levels below the target
-    chain_steps: int = 1000
-    arm: str = "JEPA"  # what headless training trains, a name in ARMS
-    layer_norm: bool = True  # on prediction and candidates; False: z / RMS(z) against raw candidates (the paper's plain JEPA)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.arm not in ARMS:
-            raise ValueError(f"no arm {self.arm!r}; there are: {'; '.join(ARMS)}")
-
-
 def preset(name: str, **overrides) -> Config:
     """Config of a preset: smoke, laptop, long, gpu or paper. Unknown names and unknown overrides raise ValueError."""
     named = {
@@ -147,139 +101,6 @@ def preset(name: str, **overrides) -> Config:
                         memory_steps=3_000_000, concept_steps=3_000_000, concept_lr=1e-4, concept_weight_decay=0.1, semantic_hidden=4, dropout=0.1, layer_norm=False, precision="bf16"),
     }  # fmt: skip
     return presets.choose(named, name, overrides)
-
-
-# Arms: one model each, with what differs from the config
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A model and how it is trained. kind: 'jepa' or 'ar'; memory stands in for the recognition layers."""
-
-    kind: str
-    memory: bool = False
-    tied: bool = True  # AR: one embedding for input and output; JEPA: one recognition module for input and target
-    loss: Callable | None = None  # None: the kind's own
-    concept_level: bool = False  # every entity is one token of its own
-    changes: dict | None = None
-
-
-ARMS = {
-    "AR": Arm("ar"),
-    "JEPA": Arm("jepa"),
-    "JEPA + memory": Arm("jepa", memory=True, changes={"layer_norm": True}),
-    "AR + memory": Arm("ar", memory=True),
-    "AR, concepts": Arm("ar", concept_level=True),
-    "AR, concepts, untied": Arm("ar", concept_level=True, tied=False),
-    "JEPA, stop-gradient": Arm("jepa", loss=partial(binding.jepa_loss, stop_gradient=True)),
-    "JEPA, squared distance": Arm("jepa", loss=partial(binding.jepa_loss, contrast=False)),
-    "JEPA, distance and stop-gradient": Arm("jepa", loss=partial(binding.jepa_loss, contrast=False, stop_gradient=True)),
-    "JEPA, untied": Arm("jepa", tied=False),
-    "JEPA, duplicates compete": Arm("jepa", loss=partial(binding.jepa_loss, mask_duplicates=False)),
-    "JEPA, no LayerNorm": Arm("jepa", changes={"layer_norm": False}),
-}
-
-
-def world_of(cfg: Config, seed: int, concept_level: bool = False) -> facts.World:
-    """The generated world of a seed; surface names and concept level share entities and facts."""
-    generator = torch.Generator().manual_seed(seed)
-    return facts.generate(cfg.num_taught, cfg.num_tested, cfg.num_pairs, None if concept_level else cfg.multiplicity, generator)
-
-
-def build(cfg: Config, arm: Arm, names: Tensor, vocabulary: int, num_relations: int) -> ConceptJEPA | TokenAR:
-    """A fresh model on the current default device and random state."""
-    rec, sem, width = cfg.recognition_layers, cfg.semantic_layers, cfg.width
-    depth = rec + sem
-
-    def blocks(count: int, ratio: int) -> list[binding.Block]:
-        return [binding.Block(width, cfg.heads, ratio * width, cfg.dropout, depth) for _ in range(count)]
-
-    def recognition(tokens: int, layers: int) -> binding.Recognition:
-        return binding.Recognition(tokens, width, cfg.heads, cfg.recognition_hidden * width, layers, cfg.dropout)
-
-    memory = binding.Memory(names, vocabulary, width) if arm.memory else None
-    semantic = blocks(sem, cfg.semantic_hidden)
-    if arm.kind == "ar":
-        lower = [] if arm.memory or arm.concept_level else blocks(rec, cfg.recognition_hidden)
-        return TokenAR(names, vocabulary, width, num_relations, nn.ModuleList(lower + semantic), arm.tied, memory)
-    entities = memory or recognition(vocabulary, 0 if arm.concept_level else rec)
-    signs = recognition(facts.FIRST_RELATION + num_relations, 0) if memory else entities
-    target = None if arm.tied else recognition(vocabulary, rec)
-    return ConceptJEPA(names, entities, signs, num_relations, nn.ModuleList(semantic), target, norm=cfg.layer_norm)
-
-
-def footprint(cfg: Config, name: str) -> dict[str, float]:
-    """An arm at full size without computing anything: parameters, GB of weights, gradients and Adam state, TFLOP per step."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    arm, world = ARMS[name], world_of(cfg, 0, ARMS[name].concept_level)
-    with torch.device("meta"):
-        model = build(cfg, arm, world.names, world.vocabulary, world.num_relations).to("meta")
-        batch = torch.zeros(cfg.batch_size, 3, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            loss_of(arm)(model, batch).backward()
-    numbers = sum(p.numel() for p in model.parameters())
-    return {"parameters": numbers, "training_gb": 16 * numbers / 1e9, "tflop_per_step": counter.get_total_flops() / 1e12}
-
-
-def loss_of(arm: Arm) -> Callable:
-    """What an arm minimises: (model, facts) -> loss."""
-    return arm.loss or (binding.jepa_loss if arm.kind == "jepa" else binding.ar_loss)
-
-
-class Trained(NamedTuple):
-    """A trained arm with its curves and its final scores."""
-
-    run: train.Run
-    world: facts.World
-    reversed: recall.Recall  # the test
-    atomic: recall.Recall  # the same facts as they were taught
-    taught: recall.Recall  # group A
-
-    @property
-    def history(self) -> dict[str, list[float]]:
-        return self.run.history
-
-
-def settings(cfg: Config, arm: Arm) -> Config:
-    """The config with an arm's own steps, rate and changes."""
-    own = dict(num_steps=cfg.memory_steps) if arm.memory else dict(num_steps=cfg.ar_steps) if arm.kind == "ar" else {}
-    if arm.concept_level:
-        own = dict(num_steps=cfg.concept_steps, lr=cfg.concept_lr, weight_decay=(cfg.concept_weight_decay,) * 2)
-    return replace(cfg, **own, **(arm.changes or {}))
-
-
-def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: bool = False, checkpoint: Path | None = None,
-              resume: bool = False, probe: int = 1000) -> Trained:  # fmt: skip
-    """Train one arm of `ARMS` on the world of this seed and ask it everything; `probe` questions per score."""
-    arm = ARMS[name]
-    cfg = settings(cfg, arm)
-    world = world_of(cfg, seed, arm.concept_level).to(device)
-    partners = world.partners().to(device)
-
-    def score(questions: Tensor) -> recall.Recall:
-        return recall.recall(run.model, questions[:probe], partners)
-
-    def watch(model: nn.Module) -> dict[str, float]:
-        at = {"test": score(world.reversed), "trained": score(world.atomic)}
-        return {f"{split} {field}": value for split, scores in at.items() for field, value in scores._asdict().items()}
-
-    run = start(cfg, arm, world.names, world.vocabulary, world.num_relations, seed, device)
-    if resume and checkpoint and checkpoint.exists():
-        recall.resume(checkpoint, run, cfg)
-    recall.fit(run, cfg, world.train, loss_of(arm), watch, checkpoint, max(1, cfg.num_steps // 20), progress)
-    mixed = world.taught[torch.randperm(len(world.taught), generator=torch.Generator().manual_seed(0)).to(device)]
-    return Trained(run, world, score(world.reversed), score(world.atomic), score(mixed))
-
-
-def start(cfg: Config, arm: Arm, names: Tensor, vocabulary: int, num_relations: int, seed: int, device: str = "cpu") -> train.Run:
-    """A fresh run whose weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        run = train.start(build(cfg, arm, names.cpu(), vocabulary, num_relations), seed, device)
-    for group in run.optimizer.param_groups:
-        group["betas"] = cfg.betas
-    return run
 
 
 # Experiments: each trains some arms on one seed's world and returns what the figures and claims need
@@ -308,11 +129,6 @@ class Outcome(NamedTuple):
         for name, value in self.data.items():
             if isinstance(value, float) and value == value:
                 record.value(name, value)
-
-
-def ceiling(one: Trained) -> recall.Recall:
-    """The relation-blind ceiling on an arm's test questions."""
-    return recall.blind(one.world.partners(), one.world.reversed)
 
 
 def names_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
