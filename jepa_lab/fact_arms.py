@@ -50,12 +50,13 @@ class Config(train.Config):
     multiplicities: tuple[int, ...] = (1, 2, 4)
     recognition_depths: tuple[int, ...] = (1, 2)
     modulus: int = 23  # of the sums; paper: 10,007
-    per_value: int = 5  # core entities per value; paper: 10
+    per_value: int = 10  # core entities per value, as in the paper
     increments: tuple[int, int] = (3, 7)  # paper: drawn from 10 to 49
     num_problems: int = 20
-    branchings: tuple[int, ...] = (2, 4)  # paper: 10, 20, 30, 40
+    branching: int = 4  # paper: 10, 20, 30, 40
+    branchings: tuple[int, ...] = (2, 4, 8)  # of the long experiment
     chain_depth: int = 2  # levels below the target
-    chain_steps: int = 1000
+    chain_steps: int = 2000
     arm: str = "JEPA"  # what headless training trains, a name in ARMS
     layer_norm: bool = True  # on prediction and candidates; False: z / RMS(z) against raw candidates (the paper's plain JEPA)
 
