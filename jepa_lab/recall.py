@@ -87,6 +87,25 @@ def entity_scores(model: Model, facts_B3: Int64[Tensor, "B 3"]) -> Float[Tensor,
 
 
 @torch.no_grad()
+def ask(model: Model, subject: int, relation: int) -> Float[Tensor, "E"]:
+    """Every entity's score as the answer to one question, for any model: log-likelihoods of whole names where names are spelled."""
+    everyone_E = torch.arange(len(model.names), device=model.names.device)
+    rows_E3 = torch.stack([torch.full_like(everyone_E, subject), torch.full_like(everyone_E, relation), everyone_E], 1)
+    if isinstance(model, TokenAR) and model.spelling.shape[1] > 1:
+        return torch.cat([model.log_likelihood(part)[0] for part in rows_E3.split(1024)])
+    return entity_scores(model, rows_E3[:1])[0]
+
+
+@torch.no_grad()
+def embedding_map(model: ConceptJEPA) -> Float[Tensor, "E 2"]:
+    """Where the concepts lie in the plane of their two largest principal components, scaled to unit deviation."""
+    concepts_ED = all_concepts(model)
+    left, size, _ = torch.linalg.svd(concepts_ED - concepts_ED.mean(0), full_matrices=False)
+    plane = left[:, :2] * size[:2]
+    return plane / plane.std(0)
+
+
+@torch.no_grad()
 def all_concepts(model: ConceptJEPA, target: bool = False) -> Float[Tensor, "E D"]:
     """Concept embeddings of all entities, in parts that fit in a cache."""
     everyone = torch.arange(len(model.names), device=model.names.device)

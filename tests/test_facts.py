@@ -135,3 +135,29 @@ def test_made_up_persons_have_different_names_that_share_words():
     assert len({real_facts.word(i) for i in range(3000)}) == 3000
     with pytest.raises(ValueError, match="7 relation pairs"):
         real_facts.persons(facts.generate(20, 12, 7, 2, rng()))
+
+
+TYPED = """Ada Byron | teaches | Bob Stone
+? Eve Stone | teaches | Dan
+Bob Stone | employs | Eve Stone"""
+
+
+def test_typed_facts_become_a_world():
+    world = real_facts.typed(TYPED, "teaches | is taught by\nemploys | works for")
+    assert world.labels == ("Ada Byron", "Bob Stone", "Eve Stone", "Dan")
+    assert rows(world.taught) == {(0, 0, 1), (1, 1, 0), (1, 2, 2), (2, 3, 1)}
+    assert rows(world.atomic) == {(2, 0, 3)} and rows(world.reversed) == {(3, 1, 2)}
+    assert world.names[1, -1] == world.names[2, -1]
+
+
+@pytest.mark.parametrize("text, relations, reason", [
+    (TYPED + "\nAda | teaches", "teaches | is taught by\nemploys | works for", "fact line 4: 'Ada | teaches' should be 3 parts"),
+    (TYPED, "teaches | is taught by", "no relation 'employs'; there are: teaches, is taught by"),
+    (TYPED, "teaches | is taught by\nemploys | teaches", "all different"), (TYPED, "teaches", "relation line 1"),
+    ("Ada | teaches | Bob", "teaches | is taught by", "split 'atomic' is empty"),
+    (TYPED + "\nAda Byron | teaches | Bob Stone", "teaches | is taught by\nemploys | works for", "in training twice"),
+    (TYPED + "\nDan | is taught by | Eve Stone", "teaches | is taught by\nemploys | works for", "is in training"),
+])  # fmt: skip
+def test_typed_facts_that_cannot_be_used_are_refused_with_the_line(text, relations, reason):
+    with pytest.raises(ValueError, match=reason.replace("|", r"\|")):
+        real_facts.typed(text, relations)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from jepa_lab import binding, entanglement, fact_arms, recall, records, train
-from jepa_lab.data import facts
+from jepa_lab.data import facts, real_facts
 from jepa_lab.papers import reversal_curse as rc
 
 
@@ -343,3 +343,28 @@ def test_sums_are_trained_with_every_kind_of_model():
     for name in ("AR", "AR + memory", "JEPA", "JEPA + memory"):
         scores = rc.chain(CFG, fact_arms.ARMS[name], sums, 0)
         assert set(scores) == {"answers", "inner", "taught"} and all(0 <= v <= 1 for v in scores.values())
+
+
+def test_asking_one_question_gives_the_scores_of_the_whole_table():
+    w = world(pairs=3)
+    model = jepa(w)
+    torch.testing.assert_close(recall.ask(model, *w.reversed[0, :2].tolist()), recall.entity_scores(model, w.reversed[:1])[0])
+    torch.manual_seed(0)
+    spelled = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
+    likelihoods = recall.ask(spelled, *w.reversed[0, :2].tolist())
+    torch.testing.assert_close(likelihoods[w.reversed[0, 2]], spelled.log_likelihood(w.reversed[:1])[0][0])
+
+
+def test_the_map_of_concepts_is_flat_and_scaled():
+    plane = recall.embedding_map(jepa(world()))
+    assert plane.shape == (32, 2)
+    torch.testing.assert_close(plane.T @ plane / 31, torch.eye(2), atol=1e-4, rtol=0)
+
+
+def test_real_and_typed_worlds_train_with_every_kind_of_model():
+    for w in (real_facts.countries(rng()), real_facts.typed("A B | knows | C\n? C | knows | D", "knows | is known by")):
+        for name in ("AR", "JEPA"):
+            run = fact_arms.start(CFG, fact_arms.ARMS[name], w.names, w.vocabulary, w.num_relations, 0)
+            recall.fit(run, small(num_steps=2, batch_size=2), w.train, fact_arms.loss_of(fact_arms.ARMS[name]), progress=False)
+            score = recall.recall(run.model, w.reversed, w.partners())
+            assert 0 <= score.accuracy <= 1 and run.bad_steps == 0

@@ -1,4 +1,4 @@
-"""Real facts, one to one: countries with their capital and ISO codes; and readable labels for generated persons.
+"""Real facts, one to one: countries with their capital and ISO codes; facts a reader types; labels for generated persons.
 
 The table is a copy of what the package countryinfo says (`countries.json` names version and licence): capitals as it has
 them, also where they have moved since. Countries that share a capital or a name with something else are left out.
@@ -44,6 +44,36 @@ def countries(generator: Generator, tested: float = 0.375, table: Path = TABLE) 
     spelled = [label.split() if i < 2 * num_rows else list(label) for i, label in enumerate(labels)]
     names, vocabulary = _tokens(spelled, FIRST_RELATION + 6)
     return check(World(names, 6, vocabulary, torch.cat([both, reverse(both)]), one_way, reverse(one_way), labels, RELATIONS, "countryinfo 1.0.1"))
+
+
+def typed(text: str, relations: str) -> World:
+    """Facts as a reader types them, one a line: `Ada Byron | teaches | Bob`.
+
+    A line is taught in both directions; one that starts with `?` is taught as it stands and asked backwards. relations:
+    one pair a line, `teaches | is taught by`. Names are spelled in their words.
+    Raises ValueError naming the line that cannot be read, and for what `facts.check` refuses.
+    """
+    said = [part for i, line in enumerate(relations.strip().splitlines(), 1) for part in _parts(line, 2, f"relation line {i}")]
+    if len(set(said)) < len(said) or not said:
+        raise ValueError("give at least one pair of relations, all different")
+    labels: dict[str, int] = {}
+    both, one_way = [], []
+    for i, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
+        subject, relation, object_ = _parts(line.strip().removeprefix("?"), 3, f"fact line {i}")
+        if relation not in said:
+            raise ValueError(f"fact line {i}: no relation {relation!r}; there are: {', '.join(said)}")
+        row = [labels.setdefault(subject, len(labels)), said.index(relation), labels.setdefault(object_, len(labels))]
+        (one_way if line.strip().startswith("?") else both).append(row)
+    taught, asked = (torch.tensor(rows, dtype=torch.int64).reshape(-1, 3) for rows in (both, one_way))
+    names, vocabulary = _tokens([label.split() for label in labels], FIRST_RELATION + len(said))
+    return check(World(names, len(said), vocabulary, torch.cat([taught, reverse(taught)]), asked, reverse(asked), tuple(labels), tuple(said), "typed"))
+
+
+def _parts(line: str, count: int, where: str) -> list[str]:
+    parts = [" ".join(part.split()) for part in line.split("|")]
+    if len(parts) != count or not all(parts):
+        raise ValueError(f"{where}: {line.strip()!r} should be {count} parts with | between them")
+    return parts
 
 
 def _tokens(spelled: list[list[str]], lowest: int) -> tuple[Tensor, int]:
