@@ -285,7 +285,7 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 # - **EMA.** What 0.99 means depends on the number of steps: it remembers a hundred of them, more than a quarter of a run here.
 # - **SIGReg and VICReg** were built for the output of a projector that is thrown away. Here they act on the latents themselves, of all tokens of 32 images.
 #   Their weights, and to act on tokens rather than on each image's mean, were chosen on one pilot seed that is not in the study, by rank and by this page's own
-#   scores; nothing else here was tuned, I-JEPA's EMA and learning rate included. Read their lead with that in mind.
+#   scores; no other arm was tuned here. Read their lead with that in mind. The size of the phase diagram's models was chosen on pilot seeds, too.
 # - **Few labels after few steps.** The arms are compared early, when random features are still a strong control.
 #
 # Left out: L2, which smooth-L1 equals, up to a factor, where no error exceeds 1; a constant EMA, which the phase diagram has; a predictor of
