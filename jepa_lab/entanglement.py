@@ -13,7 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_lab.binding import ConceptJEPA, Memory
+from jepa_lab.binding import ConceptJEPA, Memory, TokenAR
+from jepa_lab.data.facts import PAD
 
 
 class Entanglement(NamedTuple):
@@ -33,12 +34,12 @@ class Entanglement(NamedTuple):
 
 
 @torch.no_grad()
-def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"]) -> Float[Tensor, "N H"]:
-    """alpha: activations of the last recognition MLP at a name's last token; for a memory, which row is read (one-hot)."""
+def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"], layer: int = -1) -> Float[Tensor, "N H"]:
+    """alpha: activations of a recognition MLP (the last) at a name's last token; for a memory, which row is read (one-hot)."""
     if isinstance(model.entities, Memory):
         return F.one_hot(entities_N, len(model.names)).float()
     kept: list[Tensor] = []
-    handle = model.entities.blocks[-1].down.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0][:, -1]))
+    handle = model.entities.blocks[layer].down.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0][:, -1]))
     try:
         model.concepts(entities_N)
     finally:
@@ -85,3 +86,36 @@ def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Ten
             weight.copy_(value)
     change_ED = change_ED - change_ED.mean(0) if centred else change_ED
     return change_ED[entities_N] @ change_ED[subject[0]] / change_ED[subject[0]].square().sum()
+
+
+@torch.no_grad()
+def by_layer(model: ConceptJEPA) -> list[tuple[float, float]]:
+    """Per recognition layer, the mean cosine of hidden activations between entities that share a name token, and that don't (nan: none do).
+
+    Binding shows as the first falling to the second: names that look alike have become different things.
+    """
+    everyone_E = torch.arange(len(model.names), device=model.names.device)
+    equal_EETT = model.names[:, None, :, None] == model.names[None, :, None, :]
+    shared_EE = (equal_EETT & (model.names != PAD)[:, None, :, None]).flatten(2).any(2)
+    same_EE = torch.eye(len(everyone_E), dtype=torch.bool, device=shared_EE.device)
+    rows = []
+    for layer in range(1 if isinstance(model.entities, Memory) else len(model.entities.blocks)):
+        alpha_EH = F.normalize(hidden_activations(model, everyone_E, layer), dim=1)
+        cosine_EE = alpha_EH @ alpha_EH.T
+        rows.append((float(cosine_EE[shared_EE & ~same_EE].mean()), float(cosine_EE[~shared_EE].mean())))
+    return rows
+
+
+@torch.no_grad()
+def consistency(model: ConceptJEPA | TokenAR) -> float:
+    """Mean cosine of what an entity is as a subject and as an answer: 1 where both are one vector, about 0 where they are not.
+
+    The autoregressive model has one vector per entity at concept level only; ValueError elsewhere.
+    """
+    if isinstance(model, TokenAR):
+        if model.names.shape[1] > 1:
+            raise ValueError("names of several tokens have no single vector in an autoregressive model; ask at concept level")
+        tokens_E = model.names[:, -1]
+        return float(F.cosine_similarity(model.tokens(tokens_E), model.head[tokens_E]).mean())
+    everyone_E = torch.arange(len(model.names), device=model.names.device)
+    return float(F.cosine_similarity(model.concepts(everyone_E), model.concepts(everyone_E, target=True)).mean())

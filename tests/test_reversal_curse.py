@@ -368,3 +368,18 @@ def test_real_and_typed_worlds_train_with_every_kind_of_model():
             recall.fit(run, small(num_steps=2, batch_size=2), w.train, fact_arms.loss_of(fact_arms.ARMS[name]), progress=False)
             score = recall.recall(run.model, w.reversed, w.partners())
             assert 0 <= score.accuracy <= 1 and run.bad_steps == 0
+
+
+def test_one_vector_for_both_roles_is_consistent_and_two_are_not():
+    w, concept = world(), world(multiplicity=None)
+    tied, untied = (fact_arms.build(CFG, fact_arms.ARMS[name], concept.names, concept.vocabulary, 4) for name in ("AR, concepts", "AR, concepts, untied"))
+    assert entanglement.consistency(tied) == pytest.approx(1) and abs(entanglement.consistency(untied)) < 0.3
+    assert entanglement.consistency(jepa(w)) == pytest.approx(1) and entanglement.consistency(jepa(w, target=True)) < 0.9
+    with pytest.raises(ValueError, match="concept level"):
+        entanglement.consistency(binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(1)))
+
+
+def test_overlap_by_layer_parts_names_that_share_a_token_from_those_that_do_not():
+    rows = entanglement.by_layer(jepa(world(), rec=2))
+    assert len(rows) == 2 and rows[0][0] > rows[0][1]
+    assert entanglement.by_layer(jepa(world(), memory=True)) == [(0.0, 0.0)]

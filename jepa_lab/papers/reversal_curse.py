@@ -144,7 +144,9 @@ def names_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = Fal
     blind, measured = ceiling(done["JEPA"]), diagnose(done["JEPA"])
     ar, jepa, ar_memory, memory = (one.reversed for one in done.values())
     overlap, contamination = measured.mean()
-    data = {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr, "overlap": overlap, "contamination": contamination, "pairs": measured}
+    sharing, others = entanglement.by_layer(done["JEPA"].run.model)[-1]
+    data = {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr, "overlap": overlap, "contamination": contamination, "pairs": measured,
+            "cosine, shared token": sharing, "cosine, no shared token": others}
     return Outcome(done, data, {
         "ar-memorises": (done["AR"].atomic.accuracy, 0.9),
         "ar-curse": (ar.accuracy, 0.05),
@@ -163,7 +165,8 @@ def concept_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = F
     done = {name: train_arm(cfg, name, seed, device, progress) for name in ("AR, concepts", "AR, concepts, untied")}
     tied, untied = (one.reversed for one in done.values())
     blind = ceiling(done["AR, concepts"])
-    return Outcome(done, {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
+    alike = {f"{name}: consistency": entanglement.consistency(one.run.model) for name, one in done.items()}
+    return Outcome(done, alike | {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
         "concept-relation": (tied.over_partner, 0.5), "concept-over-blind": (tied.accuracy, blind.accuracy),
         "concept-untied": (untied.accuracy, 0.05), "concept-tying": (tied.accuracy, untied.accuracy)})
 
