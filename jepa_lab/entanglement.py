@@ -24,9 +24,9 @@ class Entanglement(NamedTuple):
     contamination: Float[Tensor, "A N"]  # what b really moved along a's direction, in shares of a's own move
 
     def correlation(self) -> float:
-        """Pearson correlation of overlap and contamination over all pairs; nan where nothing overlaps."""
-        kept = ~self.overlap.isnan()
-        return float(torch.corrcoef(torch.stack([self.overlap[kept], self.contamination[kept]]))[0, 1])
+        """Pearson correlation of overlap and contamination over the entities b, mean over a; nan where nothing overlaps."""
+        rows = [torch.corrcoef(torch.stack([o[~o.isnan()], c[~o.isnan()]]))[0, 1] for o, c in zip(self.overlap, self.contamination)]
+        return float(torch.stack(rows).mean())
 
     def mean(self) -> tuple[float, float]:
         """Mean size of overlap and of contamination over all pairs."""
