@@ -9,10 +9,11 @@ images of the published test split. Nobody augments. Time is process CPU time an
 predictor, optimiser and EMA; it does not count the probe, which runs untrained and then 36 times, evenly over a run's steps.
 
 `official` is I-JEPA as published (Assran et al. 2023, its code and its released configs) at this size. Its 1,000 steps are
-10 core-minutes at the 0.6 s a step of the calibration, on two busy cores; on quieter ones they cost 8. The level is the lowest final accuracy over the five official seeds, so that
-each of them has a time. A run's time is its first evaluation at the level that the next evaluation confirms (no lower than
-the level - 0.5 points): `jepa_lab.race`. These rules were fixed before the first run. Recipes were tuned on 5,000 validation
-images cut from the training images (`--validate`, seeds from 100), never on the test split.
+10 core-minutes at the 0.6 s a step of the calibration, on two busy cores; on quieter ones they cost 8. The level is the
+lowest final accuracy over the five official seeds, so that each of them has a time. A run's time is its first evaluation at
+the level that the next evaluation confirms (no lower than the level - 0.5 points): `jepa_lab.race`. These two rules were
+fixed before the first run. Recipes were tuned on 5,000 validation images cut from the training images (`--validate`, seeds
+from 100), never on the test split.
 """
 
 from __future__ import annotations
