@@ -231,8 +231,9 @@ run.claim("fast-predictor", value=fast, baseline=common)
 # ### Time to quality
 #
 # How many core-seconds until frozen features are good enough to be useful? The race trains several recipes on Fashion-MNIST with the *same*
-# encoder and the same probe; the level is what I-JEPA's published recipe reaches in ten core-minutes. All of it comes from run records of the
-# race; nothing is trained here.
+# encoder and the same probe; the level is the lowest accuracy that I-JEPA's published recipe ends with, over its seeds. All of it comes from
+# run records of the race; nothing is trained here. The race is meant for five seeds: a recipe that shows fewer, or none, has not been run to its
+# end yet, and its numbers are provisional.
 
 # %% tags=["hide-input"]
 race_runs = records.load(paper.CHAPTER, preset="race")
