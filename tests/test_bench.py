@@ -152,7 +152,7 @@ def test_ratios_compare_the_best_steps_and_name_the_best_peer():
     steps = answers("ours", "float32", 2.0, 3.0) | answers("ours", "bf16", 1.0, 1.5) | answers("a", "float32", 4.0, 3.0) | answers("b", "float32", 2.5, 9.0) | answers("b", "bf16", 1.2, 2.0)
     measured = {"steps": steps, "losses": {pair: [1.0] for pair in steps}}
     rows = step.table(measured, TINY)
-    assert rows[0]["contender"], rows[0]["precision"] == ("ours", "bf16")
+    assert (rows[0]["contender"], rows[0]["precision"]) == ("ours", "bf16")
     assert rows[0]["samples_per_cpu_s"] == TINY.batch_size / 1.0 and rows[0]["samples_per_wall_s"] == TINY.batch_size / 2.0
     shipped, autocast = step.lead(measured, rows, ("float32",)), step.lead(measured, rows, ("bf16",))
     assert shipped == {"peer": "b", "best": pytest.approx(2.5), "median": pytest.approx(3.0)}
