@@ -24,7 +24,8 @@ NOT_OURS = {
 }
 # What a slider may change in a figure: data, and the texts and shapes on it.
 STATE = "(plot) => JSON.stringify([plot.querySelector('.jl-canvas').data, plot.querySelector('.jl-canvas').layout.annotations, plot.querySelector('.jl-canvas').layout.shapes])"
-INK = "(plot) => getComputedStyle(plot.querySelector('.xtick text, .ytick text, .legendtext, .gtitle, .annotation-text, svg text')).fill"
+# Of the page's ink; the numbers in a heat map's cells take the colour that is legible on the cell, in any theme.
+INK = "(plot) => getComputedStyle(plot.querySelector('.xtick text, .ytick text, .legendtext, .gtitle, .annotation-text') || plot.querySelector('svg text')).fill"
 
 
 @pytest.fixture(scope="module")
