@@ -29,8 +29,9 @@ def flops_per_sample(work: Work) -> dict[str, int]:
     """Floating-point operations of the reference step's matrix products for one image, counted from the shapes.
 
     A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2 D^2,
-    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding,
-    whose input needs no gradient. Elementwise work, norms and the optimiser count nothing.
+    the two of the MLP 16 D^2, scores and weighted sum 4ND. The predictor's last block computes its queries alone, and of the
+    context only keys and values, 4 D^2. Backward is twice forward, except at the patch embedding, whose input needs no
+    gradient. Elementwise work, norms and the optimiser count nothing.
     """
     tokens, context, hidden = work.grid[0] * work.grid[1], work.num_context, work.target_shape[0] * work.target_shape[1]
     width, narrow = work.width, work.predictor_width
@@ -38,8 +39,10 @@ def flops_per_sample(work: Work) -> dict[str, int]:
     def blocks(count: int, size: int, depth: int) -> int:
         return depth * count * (24 * size**2 + 4 * count * size)
 
+    last = hidden * (24 * narrow**2 + 4 * (context + hidden) * narrow) + context * 4 * narrow**2
+
     embed = 2 * 3 * work.patch**2 * width
-    predicted = work.num_targets * (blocks(context + hidden, narrow, work.predictor_depth) + 2 * hidden * narrow * width)
+    predicted = work.num_targets * (blocks(context + hidden, narrow, work.predictor_depth - 1) + last + 2 * hidden * narrow * width)
     return {
         "target forward": tokens * embed + blocks(tokens, width, work.depth),
         "context forward and backward": 2 * context * embed + 3 * blocks(context, width, work.depth),

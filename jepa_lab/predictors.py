@@ -51,8 +51,29 @@ class Predictor(nn.Module):
             ],
             dim=1,
         )
-        hidden = self.norm(self.blocks(tokens)[:, num_context:])
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens)
+        hidden = self.norm(read_out(last, tokens, num_context))
         return rearrange(self.out(hidden), "(b m) k e -> b m k e", m=num_blocks)
+
+
+def read_out(block: nn.Module, x_BSP: Float[Tensor, "B S P"], first: int) -> Float[Tensor, "B Q P"]:
+    """What a timm block returns at the tokens from `first` on; nobody reads the others, so only their keys and values are computed."""
+    attn, seen_BSP = block.attn, block.norm1(x_BSP)
+    widths = [attn.qkv.in_features, 2 * attn.qkv.in_features]
+    (query_weight, key_value_weight), (query_bias, key_value_bias) = attn.qkv.weight.split(widths), attn.qkv.bias.split(widths)
+    q = rearrange(F.linear(seen_BSP[:, first:], query_weight, query_bias), "b q (h p) -> b h q p", h=attn.num_heads)
+    k, v = rearrange(F.linear(seen_BSP, key_value_weight, key_value_bias), "b s (two h p) -> two b h s p", two=2, h=attn.num_heads)
+    x_BQP = x_BSP[:, first:] + attn.proj(rearrange(attend(q, k, v, attn.fused_attn), "b h q p -> b q (h p)"))
+    return x_BQP + block.mlp(block.norm2(x_BQP))
+
+
+def attend(q: Float[Tensor, "B H Q P"], k: Float[Tensor, "B H S P"], v: Float[Tensor, "B H S P"], fused: bool) -> Float[Tensor, "B H Q P"]:
+    """softmax(q k / sqrt(P)) v by the fused kernel or by plain products, see `train.choose_attention`."""
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
 
 
 class CrossPredictor(nn.Module):
@@ -102,11 +123,7 @@ class CrossBlock(nn.Module):
         """Queries after reading a context that is already normalised."""
         q = rearrange(self.query(self.norm1(query_BQP)), "b q (h p) -> b h q p", h=self.heads)
         k, v = rearrange(self.key_value(context_BCP), "b c (two h p) -> two b h c p", two=2, h=self.heads)
-        if self.fused_attn:
-            read = F.scaled_dot_product_attention(q, k, v)
-        else:
-            read = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
-        query_BQP = query_BQP + self.proj(rearrange(read, "b h q p -> b q (h p)"))
+        query_BQP = query_BQP + self.proj(rearrange(attend(q, k, v, self.fused_attn), "b h q p -> b q (h p)"))
         return query_BQP + self.mlp(self.norm2(query_BQP))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jepa_lab import masks, predictors
+from jepa_lab import masks, predictors, train
 from jepa_lab.masks import Masks
 from jepa_lab.predictors import ActionPredictor, CrossPredictor, Predictor
 
@@ -45,6 +45,25 @@ def unchecked():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# ---- I-JEPA's ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_last_block_that_computes_queries_alone_predicts_and_learns_as_the_whole_block(depth, plain):
+    torch.manual_seed(0)
+    predictor, seen = Predictor(GRID, WIDTH, 8, depth, 2, 5), context()
+    train.choose_attention(predictor, plain)
+    whole = torch.cat([predictor.embed(seen) + predictor.position_NP[DRAWN.context_idx]] * 2)
+    query = predictor.mask_token + predictor.position_NP[DRAWN.target_idx]
+    tokens = predictor.blocks(torch.cat([whole, torch.cat([query[:, 0], query[:, 1]])], dim=1))  # the two blocks one after the other
+    wanted = torch.stack(predictor.out(predictor.norm(tokens[:, 6:])).chunk(2), dim=1)
+    got = predictor(seen, DRAWN)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(x.square().sum(), list(predictor.parameters()), retain_graph=True) for x in (got, wanted)]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 # ---- cross-attention -------------------------------------------------------------------------------

@@ -56,6 +56,14 @@ def test_target_branch_gets_no_gradient_and_everything_else_does():
     assert silent == []
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("samples", [1, 128, 300])
+def test_targets_of_a_part_at_a_time_are_those_of_the_whole_batch(samples):
+    encoder, (patches, _) = tiny().target_encoder, batch(40)
+    patches = patches.repeat(8, 1, 1)[:samples]
+    torch.testing.assert_close(train.encode_all(encoder, patches), encoder(patches))
+
+
 def test_objective_equals_a_slow_reference():
     """One image, one block, one token at a time, straight from the paper's text."""
     model, (patches, drawn) = tiny(), batch()

@@ -137,7 +137,7 @@ def predict(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks
 def distance_objective(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks, distance: Callable) -> Float[Tensor, ""]:
     """I-JEPA with another distance between prediction and normalised target."""
     with torch.no_grad():
-        target_BMKD = gather_blocks(normalise(model.target_encoder(patches_BNP)), masks.target_idx)
+        target_BMKD = gather_blocks(normalise(train.encode_all(model.target_encoder, patches_BNP)), masks.target_idx)
     return distance(predict(model, patches_BNP, masks), target_BMKD)
 
 
@@ -149,7 +149,7 @@ def contrast(pred_BMKD: Float[Tensor, "B M K D"], target_BMKD: Float[Tensor, "B 
 def raw_target_objective(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, ""]:
     """I-JEPA without the LayerNorm on its targets."""
     with torch.no_grad():
-        target_BMKD = gather_blocks(model.target_encoder(patches_BNP), masks.target_idx)
+        target_BMKD = gather_blocks(train.encode_all(model.target_encoder, patches_BNP), masks.target_idx)
     return smooth_l1(predict(model, patches_BNP, masks), target_BMKD)
 
 
