@@ -76,8 +76,8 @@ def stack(models: Sequence[JEPA], seeds: Sequence[int], device: torch.device | s
         raise ValueError(f"need one seed per model and at least one model, got {len(models)} models and {len(seeds)} seeds")
     if odd:
         raise ValueError(f"the models of an ensemble have one shape, but those at {odd} differ from the first; train them apart")
-    trained = {name: p.ndim for name, p in models[0].named_parameters() if p.requires_grad}
-    names = sorted(trained, key=lambda name: (_part(name), trained[name] <= 1))  # stable: the encoder's order is kept
+    trained = {name: train.decays(name, p) for name, p in models[0].named_parameters() if p.requires_grad}
+    names = sorted(trained, key=lambda name: (_part(name), not trained[name]))  # stable: the encoder's order is kept
     encoder = [name for name in names if name.startswith("encoder.")]
     weights_SP, parameters = _gather(models, names)
     target_SE, targets = _gather(models, [f"target_{name}" for name in encoder])
@@ -88,7 +88,7 @@ def stack(models: Sequence[JEPA], seeds: Sequence[int], device: torch.device | s
             fixed[name] = torch.stack([model.get_buffer(name) for model in models])
     grads_SP = torch.zeros_like(weights_SP)
     segments = [
-        (key, sum(parameters[name][0].numel() for name in group)) for key, group in groupby(names, lambda n: (_part(n), trained[n] <= 1))
+        (key, sum(parameters[name][0].numel() for name in group)) for key, group in groupby(names, lambda n: (_part(n), trained[n]))
     ]
     return Ensemble(
         [Member(model, seed) for model, seed in zip(models, seeds)],
@@ -117,12 +117,12 @@ def _gather(models: list[JEPA], names: list[str]) -> tuple[Tensor, dict[str, Ten
 
 
 def _optimizer(weights_P: Tensor, grads_P: Tensor, segments: list[tuple[tuple[int, bool], int]]) -> torch.optim.AdamW:
-    """AdamW over one row, cut where the rules change: encoder or predictor, matrices (decayed) or vectors."""
+    """AdamW over one row, cut where the rules change: encoder or predictor, decayed or not."""
     groups, sizes = [], [size for _, size in segments]
-    for ((part, is_vector), _), weights, grads in zip(segments, weights_P.split(sizes), grads_P.split(sizes)):
+    for ((part, decayed), _), weights, grads in zip(segments, weights_P.split(sizes), grads_P.split(sizes)):
         weights = nn.Parameter(weights)
         weights.grad = grads
-        groups.append({"params": [weights], "is_predictor": part == 2, "decayed": not is_vector, "weight_decay": 0.0})
+        groups.append({"params": [weights], "is_predictor": part == 2, "decayed": decayed, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 

@@ -113,15 +113,20 @@ class Run:
 
 
 def start(model: nn.Module, seed: int, device: torch.device | str) -> Run:
-    """A fresh run: AdamW with weight decay on matrices only, generators seeded."""
+    """A fresh run: AdamW, generators seeded."""
     model = model.to(device)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "decayed": True},
-        {"params": [p for p in trained if p.ndim <= 1], "decayed": False, "weight_decay": 0.0},
+        {"params": [p for name, p in trained.items() if decays(name, p)], "decayed": True},
+        {"params": [p for name, p in trained.items() if not decays(name, p)], "decayed": False, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)  # only the fused one reads the flag of a bad batch
     return Run(model, optimizer, torch.Generator(device).manual_seed(seed), seed)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Weight decay is for matrices: neither for vectors nor for registers, which are tokens that happen to be several."""
+    return parameter.ndim > 1 and not name.endswith("registers_RD")
 
 
 def batch_indices(num_samples: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:

@@ -27,10 +27,12 @@ PROGRAM = """if True:
     sampler = partial(masks.multi_block, (4, 4), num_targets=2, target_shapes=[(1, 2), (2, 1)], num_context=6)
     patches = torch.randint(0, 256, (40, 16, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
     cfg = train.Config(num_steps=6, batch_size=8, log_every=3)
+    directions_DS = torch.randn(16, 32, generator=torch.Generator().manual_seed(8))
 
     def whole_batch_statistics(model, patches_BNP, masks):
         z_nD = model.encoder(patches_BNP, masks.context_idx).mean(dim=1)
         statistics = losses.variance(z_nD) + losses.covariance(z_nD) + losses.info_nce(z_nD, z_nD.roll(1, dims=1))
+        statistics = statistics + losses.sigreg(z_nD, directions_DS=directions_DS)
         return statistics + train.jepa_objective(model, patches_BNP, masks)
 
     def cast(part):  # samples of more than 240 in their first pixel poison a batch on one of the processes only

@@ -56,6 +56,16 @@ def test_target_branch_gets_no_gradient_and_everything_else_does():
     assert silent == []
 
 
+def test_weight_decay_spares_vectors_and_learned_tokens():
+    model = train.JEPA(Encoder(GRID, PATCH_DIM, WIDTH, 1, 2, num_registers=2), Predictor(GRID, WIDTH, 8, 1, 2, WIDTH))
+    decayed = {p for group in train.start(model, 0, "cpu").optimizer.param_groups if group["decayed"] for p in group["params"]}
+    named = dict(model.named_parameters())
+    spared = {name for name, p in named.items() if p.requires_grad and p not in decayed}
+    assert {"encoder.registers_RD", "predictor.mask_token"} <= spared
+    assert all(named[name].ndim == 1 or name == "encoder.registers_RD" for name in spared)
+    assert {"encoder.embed.weight", "predictor.out.weight"} <= named.keys() - spared
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("samples", [1, 128, 300])
 def test_targets_of_a_part_at_a_time_are_those_of_the_whole_batch(samples):
