@@ -1,12 +1,19 @@
-"""Twelve-lead electrocardiograms: one labelled set in memory, split by patient, normalised per lead, cut into patches.
+"""Twelve-lead electrocardiograms: one labelled set, split by patient, normalised per lead, cut into patches; PTB-XL and any
+folder of WFDB records read into it.
 
 Shape letters: n records, 12 leads, T samples, L labels, N patches of P = 12 * patch numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import einops
 import torch
@@ -14,9 +21,13 @@ from jaxtyping import Bool, Float, Float16, Float32, Int64
 from torch import Tensor
 
 from jepa_lab.data.archives import DataError
-from jepa_lab.data.wfdb_records import LEADS
+from jepa_lab.data.fetch import cache_root, origin
+from jepa_lab.data.wfdb_records import LEADS, RecordError, gather, pile, read_record
 
-__all__ = ["LEADS", "ECGSet", "by_fold", "lead_stats", "normalise", "patchify", "split"]
+__all__ = ["LEADS", "TASKS", "ECGSet", "RecordError", "by_fold", "lead_stats", "normalise", "patchify", "ptb_xl", "ptb_xl_folder",
+           "read_record", "split", "wfdb_folder"]
+
+TASKS = ("all", "diagnostic", "subclass", "superclass", "form", "rhythm")       # PTB-XL's six sets of labels
 
 
 @dataclass(frozen=True)
@@ -97,10 +108,10 @@ def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, "12"
     if not len(signals):
         raise DataError("cannot take lead statistics of no records")
     total, squares = torch.zeros(len(LEADS), dtype=torch.double), torch.zeros(len(LEADS), dtype=torch.double)
-    for piece in signals.split(256):
-        piece = piece.float()
-        total += piece.sum((0, 2)).double()
-        squares += piece.square().sum((0, 2)).double()
+    for piece in signals.split(64):
+        piece = piece.double()
+        total += piece.sum((0, 2))
+        squares += piece.square().sum((0, 2))
     count = signals.shape[0] * signals.shape[2]
     mean = total / count
     return mean.float(), (squares / count - mean ** 2).clamp(min=0).sqrt().float()
@@ -122,3 +133,111 @@ def patchify(signals: Float[Tensor, "n 12 T"], patch: int) -> Float[Tensor, "n N
     if patch < 1 or samples % patch:
         raise DataError(f"patches of {patch} samples don't tile records of {samples}; choose a divisor")
     return einops.rearrange(signals, "n l (t p) -> n t (l p)", p=patch)
+
+
+def wfdb_folder(folder: str | Path, rate: int = 100, seconds: float = 10, root: str | Path | None = None) -> ECGSet:
+    """Every WFDB record under `folder`, its first `seconds` at `rate` Hz; labels from "#Dx:" lines as in CinC 2021, if any.
+
+    Each record counts as a patient, as these folders don't say more. Records that can't be used are counted in `.refused`.
+    The signals stay in a file in the cache (`root`, see `fetch.cache_root`). `DataError`: no folder, nothing readable.
+    """
+    place = Path(os.path.abspath(folder))
+    names = sorted(path.relative_to(place).with_suffix("").as_posix() for path in place.rglob("*.hea")) if place.is_dir() else []
+    if not names:
+        raise DataError(f"{folder} holds no WFDB records; expected {folder}/**/<record>.hea beside <record>.dat or .mat")
+    found = pile(place, names, rate, seconds, root)
+    codes = [_codes(lines) for lines in found.comments]
+    classes = sorted(set().union(*codes))
+    return ECGSet(found.signals, _multi_hot(codes, classes), tuple(classes), rate, torch.arange(len(found.kept)),
+                  torch.zeros(len(found.kept), dtype=torch.int64), f"WFDB folder {place.name}", str(place), found.sha256, "real", found.refused)
+
+
+def _codes(comments: Sequence[str]) -> set[str]:
+    """What follows "Dx:" in a header's comments: codes of SNOMED CT, with commas between."""
+    text = ",".join(match[1] for line in comments if (match := re.match(r"\s*Dx:(.*)", line, re.IGNORECASE)))
+    return {code.strip() for code in text.split(",") if code.strip()} - {"Unknown"}
+
+
+def _multi_hot(codes: Sequence[set[str]], classes: Sequence[str]) -> Bool[Tensor, "n L"]:
+    column = {name: k for k, name in enumerate(classes)}
+    labels = torch.zeros(len(codes), len(classes), dtype=torch.bool)
+    for i, names in enumerate(codes):
+        labels[i, [column[name] for name in names]] = True
+    return labels
+
+
+def ptb_xl_folder(root: str | Path | None = None) -> Path | None:
+    """Where PTB-XL lies: `root` itself, or "ptb-xl" in the cache `root`; None where it isn't."""
+    places = ([Path(root)] if root else []) + [cache_root(root) / "ptb-xl"]
+    return next((place for place in places if (place / "ptbxl_database.csv").is_file()), None)
+
+
+def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "superclass") -> ECGSet:
+    """PTB-XL 1.0.3 (Wagner et al. 2020) with its folds and the labels of one of TASKS; 100 Hz from its own files of 100 Hz.
+
+    root: the cache, or the folder that holds ptbxl_database.csv; nothing is downloaded here (`data fetch ptb-xl` does). Records
+    without a label of the task are left out; classes are those of the whole database, also where a fold has none of one.
+    Records come in the order of their folds, so that folds 1 to 8 are one piece of the memory-mapped file. `DataError`.
+    """
+    if task not in TASKS:
+        raise DataError(f"PTB-XL has no task {task!r}; choose one of {', '.join(TASKS)}")
+    folder = ptb_xl_folder(root)
+    if folder is None:
+        raise DataError(f"no PTB-XL in {root or cache_root()}: run `python -m jepa_lab data fetch ptb-xl`, or give the folder that holds "
+                        "ptbxl_database.csv, scp_statements.csv, records100/ and records500/ of version 1.0.3")
+    cache = None if folder == Path(root or "") else root
+    statements = {row[""]: row for row in _table(folder / "scp_statements.csv", ("", "diagnostic", "form", "rhythm", "diagnostic_class",
+                                                                                "diagnostic_subclass"))}
+    refused: Counter[str] = Counter()
+    rows = sorted(_rows(folder / "ptbxl_database.csv", "filename_lr" if rate == 100 else "filename_hr", refused), key=lambda row: row[:2])
+    found = pile(folder, [row[3] for row in rows], rate, 10, cache)
+    codes = [_task_codes(row[4], statements, task) for row in rows]
+    classes = sorted(set().union(*codes))
+    kept = [i for i, k in enumerate(found.kept) if codes[k]]
+    if not kept:
+        raise DataError(f"{folder} has no readable record with a label of the task {task!r}; is scp_statements.csv whole?")
+    signals = found.signals if len(kept) == len(found.kept) else gather(found.signals, kept, cache)
+    used = [rows[found.kept[i]] for i in kept]
+    labels = _multi_hot([codes[found.kept[i]] for i in kept], classes)
+    source = origin(folder).get("source", f"local copy in {folder}")
+    return ECGSet(signals, labels, tuple(classes), rate, torch.tensor([row[2] for row in used]), torch.tensor([row[0] for row in used]),
+                  f"PTB-XL [{task}]", source, found.sha256, "real", dict(refused + Counter(found.refused)))
+
+
+def _table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file that must have these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            if missing := set(columns) - set(table.fieldnames or ()):
+                raise DataError(f"{path} lacks the columns {sorted(missing)}; is it the file of PTB-XL 1.0.3?")
+            yield from table
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} ({error}); expected the files of PTB-XL 1.0.3 beside it: ptbxl_database.csv, "
+                        "scp_statements.csv, records100/, records500/") from error
+
+
+def _rows(path: Path, column: str, refused: Counter[str]) -> Iterator[tuple[int, int, int, str, dict[str, float]]]:
+    """(fold, ecg_id, patient, record, statements) of each line of ptbxl_database.csv; a broken line is refused and counted."""
+    for row in _table(path, ("ecg_id", "patient_id", "scp_codes", "strat_fold", column)):
+        try:
+            fold, ecg_id, patient = (int(float(row[key])) for key in ("strat_fold", "ecg_id", "patient_id"))
+            codes = ast.literal_eval(row["scp_codes"])
+            if not 1 <= fold <= 10 or not isinstance(codes, dict) or not all(isinstance(code, str) for code in codes) or not row[column]:
+                raise ValueError
+        except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
+            refused["line of ptbxl_database.csv unreadable"] += 1
+            continue
+        yield fold, ecg_id, patient, row[column], codes
+
+
+def _task_codes(codes: dict[str, float], statements: dict[str, dict[str, str]], task: str) -> set[str]:
+    """Labels of one record: every statement counts, whatever its likelihood, also 0, as in the authors' benchmark."""
+    if task == "all":
+        return set(codes)
+    flag = task if task in ("form", "rhythm") else "diagnostic"
+    chosen = [code for code in codes if code in statements and statements[code][flag] in ("1", "1.0")]
+    if task in ("subclass", "superclass"):
+        group = "diagnostic_subclass" if task == "subclass" else "diagnostic_class"
+        return {statements[code][group] for code in chosen} - {""}
+    return set(chosen)

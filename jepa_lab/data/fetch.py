@@ -24,7 +24,7 @@ from pathlib import Path
 from jepa_lab.data.archives import DataError, sha256_of, store, unpack
 from jepa_lab.data.download import SourceFailed, download
 
-__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "fetch", "locate", "origin", "verify"]
+__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "disk_errors", "fetch", "locate", "origin", "verify"]
 
 RECORD = "SOURCE.json"      # beside the files: where they came from, or what stands in for them
 STALE_S = 24 * 3600         # temporary and partial files of killed runs are swept when older
@@ -108,7 +108,7 @@ def fetch(name: str, *, root: str | Path | None = None, progress: bool = True, f
     """
     spec = _spec(name)
     folder = cache_root(root) / name
-    with _disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         broken = [file for file in spec.files if (folder / file.name).exists() and _fault(folder, file)]
@@ -284,7 +284,7 @@ def _sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Turn the disk's own refusals into one sentence; no other source would help, so they end the fetch."""
     elsewhere = "or point JEPA_LAB_DATA at another folder"
     try:
