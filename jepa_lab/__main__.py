@@ -81,9 +81,9 @@ def _data_verbs(verbs) -> None:
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     _verb(actions, "list", do_data_list, "Every data set: size, licence, sources, whether it is here.", "python -m jepa_lab data list")
     one = _verb(actions, "fetch", do_data_fetch, "Download data sets into the cache.", "python -m jepa_lab data fetch fashion-mnist")
-    one.add_argument("name", nargs="*", help="data sets (default: all)")
+    one.add_argument("name", nargs="*", help="data sets (default: all under 500 MB)")
     one = _verb(actions, "verify", do_data_verify, "Check the cached files against their sha256.", "python -m jepa_lab data verify")
-    one.add_argument("name", nargs="*", help="data sets (default: all)")
+    one.add_argument("name", nargs="*", help="data sets (default: all under 500 MB)")
 
 
 def _model_verbs(verbs) -> None:
@@ -211,7 +211,7 @@ def do_data_list(options) -> int:
 def do_data_fetch(options) -> int:
     from jepa_lab.data import fetch
 
-    for name in options.name or fetch.DATASETS:
+    for name in options.name or fetch.everyday():
         print(f"{name}: {fetch.fetch(name)}")
     return 0
 
@@ -219,7 +219,7 @@ def do_data_fetch(options) -> int:
 def do_data_verify(options) -> int:
     from jepa_lab.data import fetch
 
-    for name in options.name or fetch.DATASETS:
+    for name in options.name or fetch.everyday():
         print(f"{name}: {fetch.verify(name)} is complete and right")
     return 0
 

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jepa_lab.data import archives, download, fetch, images
+from jepa_lab.data import archives, download, fetch, images, listed
 from jepa_lab.data.archives import DataError, unpack
 
 NOISE = hashlib.shake_256(b"content").digest(400_000)
@@ -452,6 +452,75 @@ def test_machine_without_apt_is_told_so(debian, tmp_path, monkeypatch):
         fetch.fetch("toy", root=tmp_path)
 
 
+# many files in one archive, with a list of sums
+
+RECORDS = {f"records/{k:03d}.dat": NOISE[k:k + 500] for k in range(5)}
+
+
+@pytest.fixture
+def bag(server, monkeypatch, tmp_path_factory):
+    """`bag(...)` puts an archive on the server as PhysioNet makes them: one top folder, a list of sums; its files can be changed."""
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()} {name}\n" for name, data in {**RECORDS, "table.csv": b"1,2"}.items()).encode()
+
+    def serve(changes=(), top="toy-1.0/"):
+        files = {"SUMS.txt": sums, "table.csv": b"1,2", "extra.py": b"unlisted", **RECORDS} | dict(changes)
+        archive = make_zip(tmp_path_factory.mktemp("zip") / "a", *((top + name, data) for name, data in files.items() if data is not None))
+        server.body = archive.read_bytes()
+
+    known = tuple(fetch.File(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in (("table.csv", b"1,2"), ("SUMS.txt", sums)))
+    sources = (fetch.Source("zip", f"{server.url}/get/1.0/"),)
+    monkeypatch.setitem(fetch.DATASETS, "toy", fetch.DataSet("toy", "a toy", "real", "MIT", 900, known, sources, sums="SUMS.txt"))
+    serve()
+    return serve
+
+
+WHOLE_BAG = sorted(["SOURCE.json", "SUMS.txt", "records", "table.csv"])
+
+
+def test_archive_with_a_list_of_sums_comes_whole_and_once(server, bag, tmp_path):
+    folder = fetch.fetch("toy", root=tmp_path)
+    assert left(tmp_path) == WHOLE_BAG and (folder / "records/003.dat").read_bytes() == RECORDS["records/003.dat"]
+    assert fetch.fetch("toy", root=tmp_path) == folder == fetch.verify("toy", root=tmp_path) and len(server.requests) == 1
+    assert fetch.describe(tmp_path)[-1]["cached"] == "yes" and fetch.origin(folder)["source"] == f"{server.url}/get/1.0/"
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"records/002.dat": b"another"}, "1 files in the archive .* are missing or wrong, the first is records/002.dat"),
+    ({"records/002.dat": None}, "missing or wrong, the first is records/002.dat"),
+    ({"table.csv": b"3,4"}, "first is table.csv"),
+    ({"SUMS.txt": b"0" * 64 + b" ../../evil\n"}, "first is SUMS.txt"),
+    ({"SUMS.txt": None}, "holds no SUMS.txt"),
+    ({"../evil": b"x"}, "would leave the target folder"),
+], ids=["changed", "missing", "changed-table", "another-list", "no-list", "traversal"])
+def test_archive_that_differs_from_its_list_leaves_nothing(bag, tmp_path, changes, says):
+    bag(changes)
+    with pytest.raises(DataError, match=says):
+        fetch.fetch("toy", root=tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_lost_record_is_noticed_fetched_again_and_a_changed_one_named(server, bag, tmp_path):
+    folder = fetch.fetch("toy", root=tmp_path)
+    (folder / "records/001.dat").unlink()
+    assert fetch.describe(tmp_path)[-1]["cached"] == "no"
+    fetch.fetch("toy", root=tmp_path)
+    assert len(server.requests) == 2 and fetch.verify("toy", root=tmp_path) == folder
+    (folder / "records/004.dat").write_bytes(b"changed")
+    with pytest.raises(DataError, match="1 files are missing or wrong, the first is records/004.dat"):
+        fetch.verify("toy", root=tmp_path)
+
+
+@pytest.mark.parametrize("line", ["../evil", "/etc/passwd", "C:/x", "a/../../x", ""])
+def test_list_of_sums_that_names_other_places_is_refused(tmp_path, line):
+    (tmp_path / "sums").write_text(f"{'0' * 64} fine.dat\n{'0' * 64} {line}\n")
+    with pytest.raises(DataError, match="is damaged: it holds the line"):
+        listed.listed(tmp_path / "sums")
+
+
+def test_large_sets_come_by_name_only():
+    assert "ptb-xl" in fetch.DATASETS and "ptb-xl" not in fetch.everyday() and "fashion-mnist" in fetch.everyday()
+
+
 # archives
 
 def make_tar(path, *entries, mode="w"):
@@ -530,7 +599,9 @@ def test_every_set_is_described_and_fully_hashed(tmp_path):
     row = rows["fashion-mnist"]
     assert row["cached"] == "no" and row["licence"] == "MIT" and row["download"] == "30.9 MB"
     assert row["sources"].index("amazonaws") < row["sources"].index("Debian package") < row["sources"].index("digits")
+    assert rows["ptb-xl"]["licence"] == "CC BY 4.0" and rows["ptb-xl"]["sources"].startswith("https://physionet.org/")
     for spec in fetch.DATASETS.values():
+        assert spec.sums is None or spec.sums in {file.name for file in spec.files}
         assert spec.kind in ("real", "generated", "simulated") and spec.name in fetch.DATASETS
         assert all(len(bytes.fromhex(file.sha256)) == 32 and file.size > 0 for file in spec.files)
 

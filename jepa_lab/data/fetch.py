@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jepa_lab.data import listed
 from jepa_lab.data.archives import DataError, sha256_of, store, unpack
 from jepa_lab.data.download import SourceFailed, download
 
-__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "disk_errors", "fetch", "locate", "origin", "verify"]
+__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "disk_errors", "everyday", "fetch", "locate", "origin", "verify"]
 
 RECORD = "SOURCE.json"      # beside the files: where they came from, or what stands in for them
 STALE_S = 24 * 3600         # temporary and partial files of killed runs are swept when older
@@ -41,11 +42,11 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """One place to get a set from: kind 'http' (base address) or 'debian' (package name)."""
+    """One place to get a set from: kind 'http' (base address), 'zip' (its address) or 'debian' (package name)."""
 
     kind: str
     where: str
-    pattern: str            # how a file is called there; {name} is `File.name`; .gz is unzipped
+    pattern: str = ""       # how a file is called there; {name} is `File.name`; .gz is unzipped; a zip has its own names
 
     def __str__(self) -> str:
         return f"Debian package {self.where}" if self.kind == "debian" else self.where
@@ -63,7 +64,10 @@ class DataSet:
     files: tuple[File, ...]
     sources: tuple[Source, ...]
     fallback: str | None = None
+    sums: str | None = None  # the one of `files` that lists the sha256 of many more
 
+
+LARGE_MB = 500              # a larger set is fetched when asked for by name
 
 # The sha256 are of the unpacked idx files. They were computed from Debian's package; its gzip files differ from the official
 # ones by their headers only: with the official headers put back, all four have the MD5 that the official README lists.
@@ -87,6 +91,25 @@ DATASETS: dict[str, DataSet] = {
         ),
         fallback="digits (scikit-learn), fallback",
     ),
+    # These sha256 are what several people published of their copies of 1.0.3; SHA256SUMS.txt vouches for its 87,196 record files.
+    "ptb-xl": DataSet(
+        name="ptb-xl",
+        title="PTB-XL 1.0.3, 21,799 electrocardiograms of 10 s with 12 leads at 100 and 500 Hz (Wagner et al. 2020, PhysioNet)",
+        kind="real",
+        licence="CC BY 4.0",
+        download_mb=1800,
+        files=(
+            File("ptbxl_database.csv", "7600de9c1b27d181d850b3c6038a35d7c3ddb6bb33b702e3a20252a6859d216b", 6_594_879),
+            File("scp_statements.csv", "ad05b0b1fcae83bb1230755ad9cfc7c96f303feddc08a4a9ad5bdc9ca63bac8f", 9_720),
+            File("SHA256SUMS.txt", "b7224b92b341511ec3ceb13dc6652079b2c36a06504bcb49506f157f51dc695d", 8_284_204),
+        ),
+        sources=(
+            Source("zip", "https://physionet.org/static/published-projects/ptb-xl/"
+                          "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3.zip"),
+            Source("zip", "https://physionet.org/content/ptb-xl/get-zip/1.0.3/"),
+        ),
+        sums="SHA256SUMS.txt",
+    ),
 }
 
 
@@ -97,6 +120,11 @@ def cache_root(root: str | Path | None = None) -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "jepa_lab"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa_lab"
+
+
+def everyday() -> list[str]:
+    """The sets that are meant when no name is given; larger ones (PTB-XL) come when they are asked for."""
+    return [name for name, spec in DATASETS.items() if spec.download_mb < LARGE_MB]
 
 
 def fetch(name: str, *, root: str | Path | None = None, progress: bool = True, fallback: bool = True) -> Path:
@@ -117,16 +145,19 @@ def fetch(name: str, *, root: str | Path | None = None, progress: bool = True, f
         tried: list[str] = []
         for source in spec.sources:
             missing = [file for file in spec.files if _fault(folder, file)]
-            if not missing:
+            if not missing and not _unlisted(spec, folder):
                 break
             _say(f"{name}: trying {source}")
             try:
-                (_from_debian if source.kind == "debian" else _from_http)(source, missing, folder, progress)
+                if source.kind == "zip":
+                    listed.from_zip(source.where, folder, spec.sums, {file.name: file.sha256 for file in spec.files}, progress)
+                else:
+                    (_from_debian if source.kind == "debian" else _from_http)(source, missing, folder, progress)
                 _note(folder, {"name": name, "source": str(source), "fallback": False})
             except (SourceFailed, DataError) as error:
                 tried.append(f"{source}: {error}")
                 _say(f"{name}: no luck there ({error})")
-        if any(_fault(folder, file) for file in spec.files):
+        if any(_fault(folder, file) for file in spec.files) or _unlisted(spec, folder):
             return _fall_back(spec, folder, tried, fallback)
         if origin(folder).get("fallback", True):
             _note(folder, {"name": name, "source": "copied by hand, sha256 checked", "fallback": False})
@@ -150,6 +181,8 @@ def verify(name: str, *, root: str | Path | None = None) -> Path:
     spec = _spec(name)
     folder = cache_root(root) / name
     faults = [f"{file.name}: {fault}" for file in spec.files if (fault := _fault(folder, file))]
+    if spec.sums and not faults and (bad := listed.faults(folder, folder / spec.sums)):
+        faults = [f"{len(bad)} files are missing or wrong, the first is {bad[0]}"]
     if faults:
         stand_in = f" ({spec.fallback} stands in for it)" if origin(folder).get("fallback") else ""
         raise DataError(f"{name} in {folder}{stand_in}: {'; '.join(faults)}. Run `python -m jepa_lab data fetch {name}`.")
@@ -162,6 +195,7 @@ def describe(root: str | Path | None = None) -> list[dict[str, str]]:
     for spec in DATASETS.values():
         folder = cache_root(root) / spec.name
         complete = all((folder / f.name).is_file() and (folder / f.name).stat().st_size == f.size for f in spec.files)
+        complete = complete and not _unlisted(spec, folder)
         stand_in = spec.fallback if origin(folder).get("fallback") else "no"
         rows.append({
             "name": spec.name, "title": spec.title, "kind": spec.kind, "licence": spec.licence,
@@ -184,6 +218,10 @@ def _spec(name: str) -> DataSet:
     if name not in DATASETS:
         raise DataError(f"no data set is called {name!r}; known: {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def _unlisted(spec: DataSet, folder: Path) -> list[str]:
+    return listed.missing(folder, folder / spec.sums) if spec.sums else []
 
 
 def _fault(folder: Path, file: File) -> str | None:
@@ -254,7 +292,7 @@ def _last_line(text: str) -> str:
 def _fall_back(spec: DataSet, folder: Path, tried: list[str], allowed: bool) -> Path:
     attempts = "\n".join(f"  - {line}" for line in tried)
     remedy = (f"Connect to the network and run `python -m jepa_lab data fetch {spec.name}`, or copy "
-              f"{', '.join(file.name for file in spec.files)} (unpacked) into {folder}.")
+              f"{', '.join(file.name for file in spec.files)} (unpacked){' and all that the last one lists' if spec.sums else ''} into {folder}.")
     if not (allowed and spec.fallback):
         raise DataError(f"could not get {spec.name}. Tried:\n{attempts}\n{remedy}")
     _say(f"WARNING: could not get {spec.name}. Tried:\n{attempts}\n"
