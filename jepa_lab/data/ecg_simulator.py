@@ -65,7 +65,7 @@ def simulate(n: int, seed: int, rate: int = 100, seconds: float = 10, prevalence
     """n simulated records of `seconds` at `rate` Hz, labelled with DIAGNOSES; no label means normal sinus rhythm.
 
     prevalence: of each diagnosis, or one per name (missing names: 0). A seed gives the same bytes again on the same kind of
-    machine. Raises `DataError` for numbers that make no record.
+    machine, and with other prevalences the same people under the same noise with other diagnoses. Raises `DataError` for numbers that make no record.
     """
     return simulate_planted(n, seed, rate, seconds, prevalence, records_per_patient)[0]
 
@@ -82,11 +82,11 @@ def simulate_planted(n: int, seed: int, rate: int = 100, seconds: float = 10, pr
     r_times, ectopic = _beats(labels, heart_rate, breath, seconds, generator)
     timing = _timing(labels, 60 / heart_rate, generator)
     seen_nW8 = _seen_by_leads(labels, timing, patients, generator)
-    disturb = _disturbances(n, generator)
+    disturb, atria = _disturbances(n, generator), _atria(n, generator)
     signals = torch.empty(n, 12, round(rate * seconds), dtype=torch.float16)
     for first in range(0, n, CHUNK):
         part = slice(first, first + CHUNK)
-        cut = [{key: value[part] for key, value in group.items()} for group in (timing, breath, disturb)]
+        cut = [{key: value[part] for key, value in group.items()} for group in (timing, breath, disturb, atria)]
         signals[part] = _render(seen_nW8[part], r_times[part], ectopic[part], labels[part, AF], *cut, rate, generator,
                                 signals.shape[2])
     digest = hashlib.sha256(signals.numpy().tobytes()).hexdigest()
@@ -158,10 +158,11 @@ def _beats(labels: Tensor, heart_rate: Tensor, breath: dict[str, Tensor], second
     sinus = 1 + _uniform(generator, 0, 0.06, n, 1) * sway + _uniform(generator, 0.005, 0.03, n, 1) * _normal(generator, n, count)
     fibrillating = (_uniform(generator, 0.16, 0.30, n, 1) * _normal(generator, n, count)).exp()
     rr = mean * torch.where(labels[:, AF, None], fibrillating, sinus)
-    here = when < seconds
-    rr = (rr * (mean * here.sum(1, keepdim=True) / (rr * here).sum(1, keepdim=True))).clamp(min=SHORTEST_RR)
-    start = -torch.rand(n, 1, generator=generator) * mean - mean
-    times = start + rr.cumsum(1) - rr[:, :1]
+    start = -(1 + torch.rand(n, 1, generator=generator)) * mean
+    for _ in range(3):      # until the beats inside the record have the rate asked for, however irregular they are
+        times = start + torch.cat([torch.zeros(n, 1), rr.cumsum(1)[:, :-1]], 1)
+        inside = (times[:, 1:] < seconds) & (times[:, :-1] >= 0)
+        rr = (rr * mean / ((rr[:, :-1] * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True))).clamp(min=SHORTEST_RR)
     ectopic = _ectopic(times, labels[:, PVC], seconds, generator)
     early = _uniform(generator, 0.25, 0.45, n, 1) * (times - times.roll(1, 1)).clamp(max=1.2)
     return torch.where(ectopic, times - early, times), ectopic      # the next beat keeps its time: a full compensatory pause
@@ -218,8 +219,8 @@ def _turn(vectors: Tensor, degrees: float, generator: Generator) -> Tensor:
 def _seen_by_leads(labels: Tensor, timing: dict[str, Tensor], patients: Tensor, generator: Generator) -> Tensor:
     """What leads I, II, V1..V6 see of each wave at its peak (n, W, 8), in mV: dipoles through each patient's lead matrix."""
     people = int(patients[-1]) + 1
-    lead_p83 = DOWER_83 * (1 + 0.12 * _normal(generator, people, 8, 3)) + 0.04 * _normal(generator, people, 8, 3)
-    frame_p33 = _positions(people, 20, generator)
+    lead_p83 = DOWER_83 * (1 + 0.15 * _normal(generator, people, 8, 3)) + 0.06 * _normal(generator, people, 8, 3)
+    frame_p33 = _positions(people, 24, generator)
     local_p = 0.10 * _normal(generator, people, len(WAVES), 8)         # what no single dipole explains, in the chest leads
     local_p[..., :2] = 0
     dipole_nW3 = _dipoles(labels, timing, people, patients, generator)
@@ -238,11 +239,11 @@ def _positions(people: int, degrees: float, generator: Generator) -> Tensor:
 def _dipoles(labels: Tensor, timing: dict[str, Tensor], people: int, patients: Tensor, generator: Generator) -> Tensor:
     """The dipole of every wave (n, W, 3). Its size is drawn alike for all diagnoses: voltage alone tells nothing."""
     base_pW3 = torch.zeros(people, len(WAVES), 3)
-    base_pW3[:, :T + 1] = _turn(NORMAL_W3.expand(people, -1, -1), 12, generator) * _spread(generator, 1, 0.25, people, T + 1, 1)
+    base_pW3[:, :T + 1] = _turn(NORMAL_W3.expand(people, -1, -1), 16, generator) * _spread(generator, 1, 0.25, people, T + 1, 1)
     left_p43 = _turn(LBBB_QRS_43.expand(people, -1, -1), 12, generator)
     late_p3 = _turn(RBBB_LATE_3.expand(people, -1), 15, generator) * _spread(generator, 1, 0.25, people, 1)
     focus_p3 = torch.nn.functional.normalize(_normal(generator, people, 3), dim=-1)
-    size_p = {name: _spread(generator, median, 0.35, people, 1) for name, median in (("qrs", 1.3), ("t", 0.36), ("pvc", 1.5))}
+    size_p = {name: _spread(generator, median, 0.4, people, 1) for name, median in (("qrs", 1.3), ("t", 0.36), ("pvc", 1.5))}
     d = base_pW3[patients].clone()
     left, right, inverted = (labels[:, k, None] for k in (LBBB, RBBB, T_INVERSION))
     d[:, Q:ST] = torch.where(left[..., None], left_p43[patients], d[:, Q:ST])
@@ -277,7 +278,7 @@ def _disturbances(n: int, generator: Generator) -> dict[str, Tensor]:
 
 
 def _render(seen: Tensor, r_times: Tensor, ectopic: Tensor, fibrillates: Tensor, timing: dict[str, Tensor], breath: dict[str, Tensor],
-            disturb: dict[str, Tensor], rate: int, generator: Generator, samples: int) -> Tensor:
+            disturb: dict[str, Tensor], atria: dict[str, Tensor], rate: int, generator: Generator, samples: int) -> Tensor:
     """One chunk of records as float16 (n, 12, T)."""
     n = len(seen)
     clock = torch.arange(samples) / rate
@@ -298,7 +299,8 @@ def _render(seen: Tensor, r_times: Tensor, ectopic: Tensor, fibrillates: Tensor,
     breathing = torch.sin(2 * math.pi * breath["rate"][:, None] * clock + breath["phase"][:, None])
     leads *= (1 + disturb["depth"][:, None] * breathing)[:, None]
     if bool(fibrillates.any()):
-        leads[fibrillates] += _f_waves(seen[fibrillates], clock, generator)
+        leads[fibrillates] += _f_waves({key: value[fibrillates] for key, value in atria.items()}, clock)
+    leads -= leads.mean(-1, keepdim=True)       # recorders are AC-coupled: no lead keeps the mean of its waves
     leads += ELECTRODES_8E @ _at_electrodes(disturb, breath, clock, rate, generator)
     leads *= disturb["gain"][:, None, None]
     return torch.cat([limb_leads(leads[:, 0], leads[:, 1]), leads[:, 2:]], 1).half()
@@ -313,14 +315,20 @@ def _nearest(r_times: Tensor, offset: Tensor, clock: Tensor, rate: int) -> tuple
     return clock - r_times.gather(1, beat), beat
 
 
-def _f_waves(seen: Tensor, clock: Tensor, generator: Generator) -> Tensor:
-    """Fibrillating atria: a trembling of 4 to 9 per second whose pitch and size wander, strongest in V1 and II."""
-    n = len(seen)
-    drift = [torch.sin(2 * math.pi * (_uniform(generator, 0.1, 0.9, n, 1) * clock + torch.rand(n, 1, generator=generator))) for _ in range(3)]
-    phase = _uniform(generator, 4, 9, n, 1) * clock + 0.4 * drift[0] + torch.rand(n, 1, generator=generator)
-    tremble = (torch.sin(2 * math.pi * phase) + 0.3 * torch.sin(4 * math.pi * phase + 2 * drift[2])) * (1 + 0.4 * drift[1])
-    direction = _turn(torch.tensor([-0.35, 0.5, -0.7]).expand(n, 3), 25, generator) @ DOWER_83.T
-    return (_spread(generator, 0.05, 0.4, n, 1) * direction)[..., None] * tremble[:, None]
+def _atria(n: int, generator: Generator) -> dict[str, Tensor]:
+    """How each record's atria would fibrillate, whether or not they do: so one seed means the same patients at any prevalence."""
+    direction = _turn(torch.tensor([-0.35, 0.5, -0.7]).expand(n, 3), 25, generator) @ DOWER_83.T       # strongest in V1 and II
+    return {"drift": _uniform(generator, 0.1, 0.9, n, 3), "phase": _uniform(generator, 0, 2 * math.pi, n, 5),
+            "pitch": _uniform(generator, 4, 9, n), "seen": _spread(generator, 0.05, 0.4, n, 1) * direction}
+
+
+def _f_waves(atria: dict[str, Tensor], clock: Tensor) -> Tensor:
+    """Fibrillating atria in the leads (n, 8, T): a trembling of 4 to 9 per second whose pitch and size wander."""
+    phase = atria["phase"][..., None]
+    pitch_drift, size_drift, shape_drift = torch.sin(2 * math.pi * atria["drift"][..., None] * clock + phase[:, :3]).unbind(1)
+    angle = 2 * math.pi * atria["pitch"][:, None] * clock + 2.5 * pitch_drift + phase[:, 3]
+    tremble = (angle.sin() + 0.3 * torch.sin(2 * angle + 2 * shape_drift)) * (1 + 0.4 * size_drift)
+    return atria["seen"][..., None] * tremble[:, None]
 
 
 def _at_electrodes(disturb: dict[str, Tensor], breath: dict[str, Tensor], clock: Tensor, rate: int, generator: Generator) -> Tensor:
