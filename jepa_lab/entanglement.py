@@ -9,7 +9,7 @@ Shape suffixes: N entities, H hidden units, D width, A entities that are taught 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,14 +89,15 @@ def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Ten
 
 
 @torch.no_grad()
-def by_layer(model: ConceptJEPA) -> list[tuple[float, float]]:
+def by_layer(model: ConceptJEPA, most: int = 2000) -> list[tuple[float, float]]:
     """Per recognition layer, the mean cosine of hidden activations between entities that share a name token, and that don't (nan: none do).
 
     Binding shows as the first falling to the second: names that look alike have become different things.
+    Of more than `most` entities, only the first are compared.
     """
-    everyone_E = torch.arange(len(model.names), device=model.names.device)
-    equal_EETT = model.names[:, None, :, None] == model.names[None, :, None, :]
-    shared_EE = (equal_EETT & (model.names != PAD)[:, None, :, None]).flatten(2).any(2)
+    names_ET = model.names[:most]
+    everyone_E = torch.arange(len(names_ET), device=names_ET.device)
+    shared_EE = sharing(names_ET, names_ET)
     same_EE = torch.eye(len(everyone_E), dtype=torch.bool, device=shared_EE.device)
     rows = []
     for layer in range(1 if isinstance(model.entities, Memory) else len(model.entities.blocks)):
@@ -104,6 +105,12 @@ def by_layer(model: ConceptJEPA) -> list[tuple[float, float]]:
         cosine_EE = alpha_EH @ alpha_EH.T
         rows.append((float(cosine_EE[shared_EE & ~same_EE].mean()), float(cosine_EE[~shared_EE].mean())))
     return rows
+
+
+def sharing(names_NT: Int64[Tensor, "N T"], others_MT: Int64[Tensor, "M T"]) -> Bool[Tensor, "N M"]:
+    """Which names have a token in common."""
+    equal_NMTT = names_NT[:, None, :, None] == others_MT[None, :, None, :]
+    return (equal_NMTT & (names_NT != PAD)[:, None, :, None]).flatten(2).any(2)
 
 
 @torch.no_grad()

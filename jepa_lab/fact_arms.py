@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_lab import binding, recall, train
+from jepa_lab import binding, diagnostics, recall, train
 from jepa_lab.binding import ConceptJEPA, TokenAR
 from jepa_lab.data import facts
 
@@ -44,7 +44,7 @@ class Config(train.Config):
     semantic_hidden: int = 2  # paper: 4
     dropout: float = 0.0  # paper: 0.1
     patient_steps: int = 14_000  # of the autoregressive arms in their long experiment
-    concept_steps: int = 4000  # of the autoregressive arms on concepts
+    concept_steps: int = 3000  # of the autoregressive arms on concepts
     concept_lr: float = 1e-2
     concept_weight_decay: float = 2.0
     multiplicities: tuple[int, ...] = (1, 2, 4)
@@ -56,7 +56,7 @@ class Config(train.Config):
     branching: int = 4  # paper: 10, 20, 30, 40
     branchings: tuple[int, ...] = (2, 4, 8)  # of the long experiment
     chain_depth: int = 2  # levels below the target
-    chain_steps: int = 2000
+    chain_steps: int = 1000
     arm: str = "JEPA"  # what headless training trains, a name in ARMS
     layer_norm: bool = True  # on prediction and candidates; False: z / RMS(z) against raw candidates (the paper's plain JEPA)
 
@@ -167,11 +167,14 @@ def settings(cfg: Config, arm: Arm) -> Config:
 
 
 def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: bool = False, checkpoint: Path | None = None,
-              resume: bool = False, probe: int = 1000) -> Trained:  # fmt: skip
-    """Train one arm of `ARMS` on the world of this seed and ask it everything; `probe` questions per score."""
+              resume: bool = False, probe: int = 1000, world: facts.World | None = None) -> Trained:  # fmt: skip
+    """Train one arm of `ARMS` on the world of this seed, or on the one given, and ask it everything; `probe` questions per score.
+
+    The history holds the scores on reversed ("test") and atomic ("trained") facts and, for a JEPA, the collapse panel of its concepts.
+    """
     arm = ARMS[name]
     cfg = settings(cfg, arm)
-    world = world_of(cfg, seed, arm.concept_level).to(device)
+    world = (world or world_of(cfg, seed, arm.concept_level)).to(device)
     partners = world.partners().to(device)
 
     def score(questions: Tensor) -> recall.Recall:
@@ -179,7 +182,8 @@ def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: 
 
     def watch(model: nn.Module) -> dict[str, float]:
         at = {"test": score(world.reversed), "trained": score(world.atomic)}
-        return {f"{split} {field}": value for split, scores in at.items() for field, value in scores._asdict().items()}
+        health = diagnostics.panel(model.concepts(torch.arange(min(probe, world.num_entities), device=device))) if isinstance(model, ConceptJEPA) else {}
+        return health | {f"{split} {field}": value for split, scores in at.items() for field, value in scores._asdict().items()}
 
     run = start(cfg, arm, world.names, world.vocabulary, world.num_relations, seed, device)
     if resume and checkpoint and checkpoint.exists():

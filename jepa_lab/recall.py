@@ -43,10 +43,14 @@ def recall(model: Model, facts_B3: Int64[Tensor, "B 3"], partners_ER: Int64[Tens
     training, others_BR = model.training, partners_ER[facts_B3[:, 0]]
     rival_BR = (others_BR != facts_B3[:, 2:]) & (others_BR >= 0)
     model.eval()
-    spelled = isinstance(model, TokenAR) and model.spelling.shape[1] > 1
-    result = (_recall_names if spelled else _recall_entities)(model, facts_B3, others_BR.clamp(min=0), rival_BR)
+    result = (_recall_names if spells(model) else _recall_entities)(model, facts_B3, others_BR.clamp(min=0), rival_BR)
     model.train(training)
     return result
+
+
+def spells(model: Model) -> bool:
+    """Whether answers are names of several tokens, so that only whole names can be compared."""
+    return isinstance(model, TokenAR) and model.spelling.shape[1] > 1
 
 
 def _recall_entities(model: Model, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor) -> Recall:
@@ -91,7 +95,7 @@ def ask(model: Model, subject: int, relation: int) -> Float[Tensor, "E"]:
     """Every entity's score as the answer to one question, for any model: log-likelihoods of whole names where names are spelled."""
     everyone_E = torch.arange(len(model.names), device=model.names.device)
     rows_E3 = torch.stack([torch.full_like(everyone_E, subject), torch.full_like(everyone_E, relation), everyone_E], 1)
-    if isinstance(model, TokenAR) and model.spelling.shape[1] > 1:
+    if spells(model):
         return torch.cat([model.log_likelihood(part)[0] for part in rows_E3.split(1024)])
     return entity_scores(model, rows_E3[:1])[0]
 

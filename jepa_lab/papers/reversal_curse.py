@@ -130,6 +130,9 @@ class Outcome(NamedTuple):
                         record.value(f"{name}: {split} {field}", value)
             for field in ("test accuracy", "test over_partner", "trained accuracy"):
                 record.series(f"{name}: {field}", one.history["step"], one.history[field])
+            for field in ("feature_std", "rankme", "cosine_to_mean"):
+                if field in one.history:
+                    record.value(f"{name}: {field}", one.history[field][-1])
         for name, value in self.data.items():
             if isinstance(value, float) and value == value:
                 record.value(name, value)
@@ -252,7 +255,7 @@ def sums_of(cfg: Config, branching: int, seed: int, device: str = "cpu") -> arit
 
 def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str = "cpu", progress: bool = False) -> dict[str, float]:
     """Train one arm on sums; share of right values for targets, inner entities and held-out sums, in one forward pass."""
-    cfg = replace(cfg, num_steps=cfg.chain_steps, log_every=cfg.chain_steps)
+    cfg = replace(cfg, num_steps=cfg.chain_steps, log_every=min(cfg.log_every, cfg.chain_steps))
     run = start(cfg, arm, sums.names, sums.vocabulary, 0, seed, device)
     recall.fit(run, cfg, sums.train, loss_of(arm), progress=progress)
     return {"answers": recall.value_accuracy(run.model, sums.answers, sums.modulus), "inner": recall.value_accuracy(run.model, sums.inner, sums.modulus),
