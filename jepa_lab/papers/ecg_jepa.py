@@ -1,0 +1,168 @@
+"""ECG-JEPA (Weimann & Conrad 2024, arXiv 2410.13867): twelve leads, masked time. Chapter 07.
+
+Not the other paper of that name (Kim 2024, arXiv 2410.08559). A token holds a short stretch of all leads; about four
+fifths of the record are hidden in a few long stretches, and every hidden token is a target. Where the authors' code
+differs from this file: it updates the EMA at the beginning of a step (so its targets lag by one more step), has no
+biases, and draws the kept share anew for every batch; here it is fixed, so that shapes are.
+Shape letters: B batch, N tokens, P numbers per token, C context tokens, K hidden tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepa_lab import distributed, ecg_world, losses, presets, train
+from jepa_lab.claims import Claim
+from jepa_lab.ecg_world import World
+from jepa_lab.encoders import init_linear
+from jepa_lab.losses import gather_blocks
+from jepa_lab.masks import Masks
+from jepa_lab.scores import Score
+from jepa_lab.worlds import Arm
+
+CHAPTER, PAPER = "07_ecg_jepa", "Weimann & Conrad 2024 (ECG-JEPA)"
+
+
+@dataclass(frozen=True)
+class Config(ecg_world.Config):
+    """The chapter's own: the short runs of the mask sweep, what labels train, SimCLR."""
+
+    sweep_steps: int = 600
+    sweep_keep: tuple[float, ...] = (0.5, 0.35, 0.1)  # beside `keep`
+    log_every: int = 100
+    view: float = 0.5  # share of the record in each of SimCLR's two views
+    temperature: float = 0.1
+    augment: tuple[float, float] = (0.2, 0.1)  # spread of the leads' gains (log), of the noise (deviations)
+    label_steps: int = 150  # steps of labelled training
+    label_lr: float = 1e-3
+
+
+def preset(name: str, **overrides) -> Config:
+    """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
+    return presets.choose({
+        "smoke": Config(num_steps=8, sweep_steps=4, log_every=4, batch_size=16, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1,
+                        num_train=300, num_validation=150, num_test=150, label_steps=4),
+        "laptop": Config(),
+        # ViT-XS on PTB-XL, folds 1 to 8: the cheapest of the paper's own experiments
+        "gpu": Config(num_steps=20_000, batch_size=1024, lr=1e-3, ema_decay=(0.998, 0.9995), precision="bf16", rate=500, width=192, depth=8, heads=4,
+                      predictor_width=96, predictor_depth=8, min_block=10, task="all", num_train=20_000, num_validation=2500, num_test=2500, sweep_steps=5000, log_every=500, label_steps=5000),
+        # ViT-S; the ten public databases of the paper come from data.ecg.wfdb_folder
+        "paper": Config(num_steps=100_000, batch_size=2048, lr=1e-3, ema_decay=(0.998, 0.9995), precision="bf16", rate=500, width=384, depth=8, heads=6,
+                        predictor_width=192, predictor_depth=8, min_block=10, task="all", num_train=20_000, num_validation=2500, num_test=2500, sweep_steps=100_000, log_every=1000, label_steps=10_000),
+    }, name, overrides)  # fmt: skip
+
+
+# Objectives
+
+
+def objective(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, ""]:
+    """ECG-JEPA section 3: L1 between prediction and target encoder's output, which ends in its own LayerNorm; no other."""
+    with torch.no_grad():
+        target_B1KD = gather_blocks(train.encode_all(model.target_encoder, patches_BNP), masks.target_idx)
+    return losses.l1(model.predictor(model.encoder(patches_BNP, masks.context_idx), masks), target_B1KD)
+
+
+def signal_objective(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, ""]:
+    """A masked auto-encoder (He et al. 2022) on the same tokens: the hidden signal itself, squared error."""
+    pred_B1KP = model.predictor(model.encoder(patches_BNP, masks.context_idx), masks)
+    return losses.l2(pred_B1KP, gather_blocks(patches_BNP, masks.target_idx))
+
+
+def collapsing_objective(model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, ""]:
+    """No EMA and no stop-gradient: one encoder chases itself."""
+    target_B1KD = gather_blocks(model.encoder(patches_BNP), masks.target_idx)
+    return losses.l1(model.predictor(model.encoder(patches_BNP, masks.context_idx), masks), target_B1KD)
+
+
+def augmented(patches_BNP: Float[Tensor, "B N P"], spread: tuple[float, float]) -> Float[Tensor, "B N P"]:
+    """Another gain for every lead of every record, and white noise; from torch's own generator."""
+    x_BNLS = rearrange(patches_BNP, "b n (l s) -> b n l s", l=12)
+    gain_BL = torch.exp(spread[0] * torch.randn(len(x_BNLS), 12, device=x_BNLS.device))
+    x_BNLS = x_BNLS * gain_BL[:, None, :, None] + spread[1] * torch.randn_like(x_BNLS)
+    return rearrange(x_BNLS, "b n l s -> b n (l s)")
+
+
+def simclr_objective(
+    model: train.JEPA, patches_BNP: Float[Tensor, "B N P"], views: Masks, spread: tuple[float, float], temperature: float
+) -> Float[Tensor, ""]:
+    """SimCLR (Chen et al. 2020): two crops of a record, augmented, should be nearest among those of the batch.
+
+    `views` names the tokens of the two crops; the projector stands in the predictor's place.
+    """
+    one_BD, two_BD = (
+        model.predictor(model.encoder(augmented(patches_BNP, spread), idx_BC).mean(dim=1))
+        for idx_BC in (views.context_idx, views.target_idx[:, 0])
+    )
+    return 0.5 * (losses.info_nce(one_BD, two_BD, temperature) + losses.info_nce(two_BD, one_BD, temperature))
+
+
+def two_views(grid: tuple[int], batch_size: int, generator: torch.Generator, *, share: float) -> Masks:
+    """Two stretches of the record, each drawn by itself; they may overlap."""
+    size = max(1, round(share * grid[0]))
+    start_B2 = torch.randint(grid[0] - size + 1, (batch_size, 2), generator=generator, device=generator.device)
+    idx_B2C = start_B2[..., None] + torch.arange(size, device=generator.device)
+    return Masks(idx_B2C[:, 0], idx_B2C[:, 1:], grid)
+
+
+class Projector(nn.Module):
+    """SimCLR's two-layer head; it is thrown away after training."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.apply(init_linear)
+
+    def forward(self, pooled_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return self.layers(pooled_BD)
+
+
+# Arms
+
+
+def hidden(share: float) -> str:
+    """The name of a short run that hides this share of the record."""
+    return f"{share:.0%} hidden"
+
+
+def arms(cfg: Config, world: World) -> dict[str, Arm]:
+    """The pre-training methods of the chapter at equal steps; "ECG-JEPA" is the reference."""
+    base, num_numbers = ecg_world.time_blocks(cfg, world.grid), len(world.train.signals[0]) * cfg.patch
+    contrast = partial(simclr_objective, spread=cfg.augment, temperature=cfg.temperature)
+    return {
+        "ECG-JEPA": Arm(base, objective, ecg_world.predictor),
+        "masked auto-encoder": Arm(base, signal_objective, partial(ecg_world.predictor, out_dim=num_numbers)),
+        "SimCLR": Arm(partial(two_views, world.grid, share=cfg.view), contrast, lambda cfg, grid: Projector(cfg.width)),
+    }
+
+
+def switches(cfg: Config, world: World) -> dict[str, Arm]:
+    """Short runs that each differ in one respect from the first: masks, then what holds ECG-JEPA together."""
+    def arm(keep: float | None = None, objective=objective, changes: dict | None = None, **blocks) -> Arm:
+        sampler = ecg_world.time_blocks(cfg, world.grid, keep, **blocks)
+        return Arm(sampler, objective, ecg_world.predictor, {"num_steps": cfg.sweep_steps, **(changes or {})})
+
+    hidden_tokens = world.grid[0] - ecg_world.time_blocks(cfg, world.grid).keywords["num_context"]
+    return {
+        hidden(1 - cfg.keep): arm(),
+        **{hidden(1 - keep): arm(keep) for keep in cfg.sweep_keep},
+        "one long block": arm(num_blocks=1),
+        "scattered tokens": arm(num_blocks=hidden_tokens, min_block=1),
+        "EMA from 0.998": arm(changes={"ema_decay": (0.998, 0.9995)}),
+        "no EMA, no stop-gradient": arm(objective=collapsing_objective, changes={"ema_decay": (0.0, 0.0)}),
+    }
+
+
+def headless(cfg: Config, out: Path, **how) -> dict[str, Score]:
+    """Train the reference arm with checkpoints in `out`, on the GPUs where there are some, then probe it.
+
+    how: `seed`, `resume`, `micro_batches`.
+    """
+    world = ecg_world.world(cfg, distributed.start())
+    return ecg_world.headless(cfg, world, arms(cfg, world)["ECG-JEPA"], out, **how)
