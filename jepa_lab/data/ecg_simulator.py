@@ -162,7 +162,8 @@ def _beats(labels: Tensor, heart_rate: Tensor, breath: dict[str, Tensor], second
     for _ in range(3):      # until the beats inside the record have the rate asked for, however irregular they are
         times = start + torch.cat([torch.zeros(n, 1), rr.cumsum(1)[:, :-1]], 1)
         inside = (times[:, 1:] < seconds) & (times[:, :-1] >= 0)
-        rr = (rr * mean / ((rr[:, :-1] * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True))).clamp(min=SHORTEST_RR)
+        found, sought = (rr[:, :-1] * inside).sum(1, keepdim=True), mean * inside.sum(1, keepdim=True)
+        rr = (rr * torch.where(sought > 0, sought / found, 1.0)).clamp(min=SHORTEST_RR)
     ectopic = _ectopic(times, labels[:, PVC], seconds, generator)
     early = _uniform(generator, 0.25, 0.45, n, 1) * (times - times.roll(1, 1)).clamp(max=1.2)
     return torch.where(ectopic, times - early, times), ectopic      # the next beat keeps its time: a full compensatory pause
@@ -186,7 +187,7 @@ def _timing(labels: Tensor, rr: Tensor, generator: Generator) -> dict[str, Tenso
     qrs = (0.092 + 0.008 * _normal(generator, n)).clamp(0.076, 0.108)
     qrs = torch.where(left, _uniform(generator, 0.126, 0.168, n), torch.where(right, _uniform(generator, 0.122, 0.156, n), qrs))
     qtc = (0.405 + 0.018 * _normal(generator, n)).clamp(0.360, 0.445)
-    qt = qtc * rr ** (1 / 3) + 0.5 * (qrs - 0.092).clamp(min=0)        # Fridericia's correction; a late end of QRS ends T late
+    qt = qtc * rr ** (1 / 3) + 0.5 * (qrs - 0.108).clamp(min=0)        # Fridericia's correction; a late end of QRS ends T late
     pr = ((0.158 + 0.016 * _normal(generator, n)) * rr ** 0.1).clamp(0.120, 0.200)
     wide = _uniform(generator, 0.140, 0.180, n)
     # Places and widths in the QRS as shares of its duration: begin and end come out REACH widths from the outer waves.
