@@ -84,21 +84,21 @@ def saliency(reader: Reader, signals: Float[Tensor, "n 12 T"], window: int = 3) 
     return torch.stack(drops, dim=-1)
 
 
-def distances(reader: Reader, signals: Float[Tensor, "n 12 T"], others: Float[Tensor, "m 12 T"]) -> Float[Tensor, "n m"]:
-    """Distance of records in latent space: root mean square difference of their pooled, standardised latents."""
-    embed = ecg_world.encoded(reader.model.target_encoder, reader.world)
-    z_nF, z_mF = ((embed(x) - reader.probe.mean) / reader.probe.std for x in (signals, others))
-    return torch.cdist(z_nF, z_mF) / z_nF.shape[1] ** 0.5
+def placed(reader: Reader, signals: Float[Tensor, "n 12 T"]) -> Float[Tensor, "n F"]:
+    """Pooled latents, standardised; the distance between two of them is the root mean square of their difference."""
+    z_nF = ecg_world.encoded(reader.model.target_encoder, reader.world)(signals)
+    return (z_nF - reader.probe.mean) / reader.probe.std / z_nF.shape[1] ** 0.5
 
 
-def examples(reader: Reader, diagnoses: Sequence[str], near: int = 2) -> list[int]:
-    """Test records for the page: for each diagnosis the first that has it alone, and its `near` nearest of all test records."""
+def examples(reader: Reader, diagnoses: Sequence[str], near: int = 1) -> list[int]:
+    """Test records for the page: for each diagnosis the first that has it, alone if possible, and its `near` nearest of all test records."""
     test, chosen = reader.world.test, []
+    z_nF = placed(reader, test.signals)
     for name in diagnoses:
         label = test.label_names.index(name)
-        first = int((test.labels[:, label].long() * 10 - test.labels.sum(dim=1)).argmax())
-        order = distances(reader, test.signals[first : first + 1], test.signals)[0].argsort().tolist()
-        chosen += [i for i in [first, *order[1:]] if i not in chosen][: near + 1]
+        first = int((test.labels[:, label].long() * len(diagnoses) * 10 - test.labels.sum(dim=1)).argmax())
+        order = torch.cdist(z_nF[first : first + 1], z_nF)[0].argsort().tolist()
+        chosen += [i for i in [first, *(i for i in order if i != first)] if i not in chosen][: near + 1]
     return chosen
 
 
@@ -123,7 +123,8 @@ def records(reader: Reader, chosen: Sequence[int], near: int = 3) -> list[dict]:
     """The test records `chosen` as explorers.ecg.viewer wants them, each with its `near` nearest among them."""
     test = reader.world.test
     signals = test.signals[torch.tensor(chosen, device=reader.world.device)].float()
-    apart_nn = distances(reader, signals, signals)
+    z_nF = placed(reader, signals)
+    apart_nn = torch.cdist(z_nF, z_nF)
     found = []
     for place, (i, said) in enumerate(zip(chosen, said_of(reader, signals))):
         order = [j for j in apart_nn[place].argsort().tolist() if j != place][:near]
@@ -139,7 +140,7 @@ def examine(reader: Reader, chosen: Sequence[int], near: int = 3) -> Callable[[F
     """What explorers.ecg.live_viewer calls with a reader's own record; its neighbours are among the test records `chosen`."""
     def model(signals_12T: Float[Tensor, "12 T"]) -> dict:
         own = signals_12T[None].to(reader.world.device)
-        apart_m = distances(reader, own, reader.world.test.signals[torch.tensor(chosen, device=own.device)])[0]
+        apart_m = torch.cdist(placed(reader, own), placed(reader, reader.world.test.signals[torch.tensor(chosen, device=own.device)]))[0]
         order = apart_m.argsort().tolist()[:near]
         return {**said_of(reader, own)[0], "neighbours": [{"record": j, "distance": float(apart_m[j])} for j in order]}
 

@@ -192,6 +192,14 @@ def encoded(encoder: Encoder, world: World) -> Embed:
     return lambda signals: pool(latents(encoder, world, signals)[1])
 
 
+def pooling(world: World, encoder: Encoder, idx: Int64[Tensor, "m"], seed: int = 0) -> dict[str, Result]:
+    """Logistic probes of the register, of the mean of the tokens, and of their mean and deviation (`pool`)."""
+    signals = {"labelled": world.train.signals[idx.to(world.device)], "validation": world.validation.signals, "test": world.test.signals}
+    found = {part: latents(encoder, world, of) for part, of in signals.items()}
+    pools = {"register": lambda registers, tokens: registers[:, 0], "mean": lambda _, tokens: tokens.mean(dim=1), "mean and deviation": lambda _, tokens: pool(tokens)}
+    return {name: score(world, {part: read(*both) for part, both in found.items()}, idx, seed) for name, read in pools.items()}
+
+
 def controls(cfg: Config, world: World, seed: int) -> dict[str, Embed]:
     """What every trained arm has to beat: the same encoder untrained, and hand-made features of the raw signals."""
     untrained = model(cfg, world.grid, seed).target_encoder.to(world.device)

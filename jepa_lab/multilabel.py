@@ -99,6 +99,8 @@ def fit_labels(train_x: Float[Tensor, "n D"], train_y: Labels, generator: Genera
     for l2 in L2_GRID:  # each starts from the one before
         weight_KL, bias_L = _solve(z_nK[fit_n], train_y[fit_n], variance_K, l2, weight_KL, bias_L)
         losses[l2] = float(F.binary_cross_entropy_with_logits(z_nK[held_n] @ weight_KL + bias_L, train_y[held_n].float()))
+        if losses[l2] > 1.05 * min(losses.values()):
+            break  # weaker ones would only fit more noise
     l2 = min(losses, key=losses.get)  # the first, strongest one of equals
     weight_KL, bias_L = _solve(z_nK, train_y, variance_K, l2)
     return LinearFit(mean_D, std_D, axes_DK @ weight_KL, bias_L, l2)
