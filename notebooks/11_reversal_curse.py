@@ -127,8 +127,6 @@ batch = small.train[:8]
 z = model.answer(model.concepts(batch[:, 0]), model.sign_concepts(), batch[:, 1])
 print("prediction z [B, D]", tuple(z.shape), "all concepts c [E, D]", tuple(recall.all_concepts(model).shape))
 print("loss", float(binding.jepa_loss(model, batch).detach()))
-for name in ("JEPA", "AR", "JEPA + memory", "AR + memory"):
-    print(f"{name:14s} {fact_arms.footprint(rc.preset('laptop'), name)['parameters']:7,.0f} weights at the preset laptop")
 
 # %% [markdown]
 # A row holds ids: entity, relation, entity; relation 1 is relation 0 backwards, 3 is 2 backwards. With {term}`multiplicity` 2, every first name and
@@ -145,6 +143,8 @@ names.put(run)
 
 # %% tags=["hide-input"]
 levels = dict(relation_blind_ceiling=names.data["blind accuracy"], chance=1 / names.trained["JEPA"].world.num_entities)
+for name, one in names.trained.items():
+    print(f"{name:14s} {sum(p.numel() for p in one.run.model.parameters()):7,d} weights")
 lines = {name: (one.history["step"], one.history["test accuracy"]) for name, one in names.trained.items()}
 explorer.beside(figures.curves(lines, "step", "reversed facts answered", "Asked backwards"), **levels)
 
@@ -299,7 +299,7 @@ explorer.stored_figure(long["entanglement"], "entanglement", "contamination", "m
 explorer.stored_figure(long["patient AR"], "patient AR", **far)
 
 # %% [markdown]
-# **More branches.** The same sums with more branches at every node, targets only:
+# **More branches.** The same kind of sums with more branches at every node, trained longer (`chain_steps` of the preset `long`), targets only:
 
 # %% tags=["hide-input"]
 explorer.stored_figure(long["branching"], "branching", "answers", "right targets", chance=1 / larger.modulus)
