@@ -285,8 +285,8 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 #   predictor does to the encoder in the end is not seen in it.
 # - **EMA.** What 0.99 means depends on the number of steps: it remembers a hundred of them, more than a quarter of a run here.
 # - **SIGReg and VICReg** were built for the output of a projector that is thrown away. Here they act on the latents themselves, of all tokens of 32 images.
-#   Their weights, and to act on tokens rather than on each image's mean, were chosen on one pilot seed that is not in the study, by rank and by this page's own
-#   scores; no other arm was tuned here. Read their lead with that in mind. The size of the phase diagram's models was chosen on pilot seeds, too.
+#   Their weights, and to act on tokens rather than on each image's mean, were chosen by accuracy on held-out training images, over three seeds that are not in the
+#   study (`benchmarks/weights.py`); no other arm was tuned so. Read their lead with that in mind. The size of the phase diagram's models was chosen on pilot seeds, too.
 # - **Few labels after few steps.** The arms are compared early, when random features are still a strong control.
 #
 # Left out: L2, which smooth-L1 equals, up to a factor, where no error exceeds 1; a constant EMA, which the phase diagram has; a predictor of

@@ -10,10 +10,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not in the installed package
 
-from benchmarks import peers, step  # noqa: E402
+from benchmarks import peers, step, weights  # noqa: E402
 from jepa_lab import __main__ as command_line  # noqa: E402
-from jepa_lab import train  # noqa: E402
+from jepa_lab import train, worlds  # noqa: E402
+from jepa_lab.data import images  # noqa: E402
 from jepa_lab.masks import Masks  # noqa: E402
+from jepa_lab.papers import predictors  # noqa: E402
 
 Child = step.Child  # the real one: the report below is made without processes
 TINY = peers.Work(width=32, depth=1, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2, batch_size=4)
@@ -175,3 +177,16 @@ def test_a_process_prints_its_answers_and_a_dead_one_is_named_with_its_last_word
             child.step()  # it has nothing more to tell
     finally:
         child.end()
+
+
+def test_weights_are_chosen_without_a_look_at_the_test_images(monkeypatch):
+    everything, test = images.digits("train"), images.digits("test")
+    monkeypatch.setattr(images, "fashion_mnist", {"train": everything, "test": test}.get)
+    monkeypatch.setattr(weights, "HELD_OUT", 200)
+    cfg = predictors.preset("smoke")
+    world, chapter = weights.validation_world(cfg), worlds.centred(cfg)
+    seen = {row.numpy().tobytes() for row in chapter.test} - {row.numpy().tobytes() for row in chapter.patches}
+    assert seen and not seen & {row.numpy().tobytes() for row in world.test}
+    assert len(world.test) == 200 and len(world.patches) == len(chapter.patches) - 200
+    points, silent = weights.measure(world, replace(cfg, num_steps=2, batch_size=8), "SIGReg", 0)
+    assert 0 <= points <= 100 and isinstance(silent, bool)

@@ -77,8 +77,8 @@ class Config(worlds.Config):
 
     num_steps: int = 360
     log_every: int = 90
-    sigreg_weight: float = 0.02
-    vicreg_weights: tuple[float, float] = (1.0, 0.04)  # variance, covariance, beside a prediction of weight 1 (paper: 25, 1 beside 25)
+    sigreg_weight: float = 0.05  # both chosen by benchmarks.weights
+    vicreg_weights: tuple[float, float] = (1.0, 0.2)  # variance, covariance, beside a prediction of weight 1 (paper: 25, 1 beside 25)
     phase_decays: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99, 0.999)  # EMA decay, the same at every step
     phase_factors: tuple[float, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 10.0)  # on the predictor's learning rate
     phase_steps: int = 250
