@@ -36,9 +36,10 @@ ELECTRODES_8E = torch.cat([torch.tensor([[-1.0, 1, 0] + 6 * [0], [-1, 0, 1] + 6 
 WAVES = ("P", "Q", "R", "S", "late", "ST", "T", "PVC R", "PVC S", "PVC T")
 P, Q, R, S, LATE, ST, T, PVC_R, PVC_S, PVC_T = range(len(WAVES))
 GROUPS = ((P,), (Q, R, S, LATE, PVC_R, PVC_S), (ST, T, PVC_T))      # waves of one group belong to the same nearest beat
-#                           P                  Q                     R                S                   late       ST           T
-NORMAL_W3 = torch.tensor([[0.10, 0.11, -0.02], [-0.15, -0.05, -0.22], [1.0, 0.8, 0.15], [-0.15, -0.15, 0.55], [0.0, 0, 0], [0.0, 0, 0], [0.30, 0.22, -0.13]])
-LBBB_QRS_43 = torch.tensor([[0.15, 0.05, 0.15], [0.95, 0.40, 0.50], [0.10, 0.0, 0.25], [0.85, 0.20, 0.60]])     # no septal q, slow to the left and back
+# The dipole of each wave at its peak, before it is brought to size: P, Q, R, S, (no late wave), (no ST shift), T.
+NORMAL_W3 = torch.tensor([[0.10, 0.11, -0.02], [-0.15, -0.05, -0.22], [1.0, 0.8, 0.15], [-0.15, -0.15, 0.55],
+                          [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.30, 0.22, -0.13]])
+LBBB_QRS_43 = torch.tensor([[0.15, 0.05, 0.15], [0.95, 0.40, 0.50], [0.10, 0.0, 0.25], [0.85, 0.20, 0.60]])    # no septal q: slow, left, back
 RBBB_LATE_3 = torch.tensor([-0.55, 0.0, -0.60])     # the right ventricle comes last, to the right and front
 INJURY_23 = torch.tensor([[0.35, -0.25, -0.90], [-0.15, 0.95, 0.15]])      # injury currents point to the wall: anterior, inferior
 REACH = 2.5         # a wave is said to begin and end this many standard deviations from its centre
