@@ -348,8 +348,10 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
     assert list((tmp_path / "cache" / "ecg").iterdir()) == []
+    (tmp_path / "cache" / "ecg" / ".tmp-of-a-run-that-got-no-chance").write_bytes(b"x")
+    os.utime(tmp_path / "cache" / "ecg" / ".tmp-of-a-run-that-got-no-chance", (0, 0))
     monkeypatch.setattr(wfdb_records, "_read", read)
-    assert len(wfdb_folder(tmp_path / "data", root=tmp_path / "cache")) == 3
+    assert len(wfdb_folder(tmp_path / "data", root=tmp_path / "cache")) == 3 and len(list((tmp_path / "cache" / "ecg").iterdir())) == 2
 
 
 def test_nobody_can_write_the_cache_through_the_tensor(tmp_path):

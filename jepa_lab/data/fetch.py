@@ -25,7 +25,7 @@ from jepa_lab.data import listed
 from jepa_lab.data.archives import DataError, sha256_of, store, unpack
 from jepa_lab.data.download import SourceFailed, download
 
-__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "disk_errors", "everyday", "fetch", "locate", "origin", "verify"]
+__all__ = ["DATASETS", "DataError", "DataSet", "File", "Source", "cache_root", "describe", "disk_errors", "everyday", "fetch", "locate", "origin", "sweep", "verify"]
 
 RECORD = "SOURCE.json"      # beside the files: where they came from, or what stands in for them
 STALE_S = 24 * 3600         # temporary and partial files of killed runs are swept when older
@@ -138,7 +138,7 @@ def fetch(name: str, *, root: str | Path | None = None, progress: bool = True, f
     folder = cache_root(root) / name
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder)
         broken = [file for file in spec.files if (folder / file.name).exists() and _fault(folder, file)]
         if broken:
             _say(f"{name}: {', '.join(file.name for file in broken)} in {folder} is damaged: fetching it again")
@@ -313,7 +313,7 @@ def _note(folder: Path, note: dict) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what killed runs left behind. Younger ones may belong to a running process."""
     for path in [*folder.glob(".tmp-*"), *folder.glob("*.part")]:
         with contextlib.suppress(FileNotFoundError):

@@ -23,7 +23,7 @@ from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 
 from jepa_lab.data.archives import DataError
-from jepa_lab.data.fetch import cache_root, disk_errors
+from jepa_lab.data.fetch import cache_root, disk_errors, sweep
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
@@ -180,6 +180,7 @@ def pile(folder: Path, names: Sequence[str], rate: int, seconds: float, root: st
     with disk_errors(cache):
         if not _whole(stored):
             cache.mkdir(parents=True, exist_ok=True)
+            sweep(cache)
             _write(stored, folder, names, rate, seconds)
         note = json.loads(stored.with_suffix(".json").read_text())
         shape = (len(note["kept"]), len(LEADS), round(seconds * rate))
