@@ -90,9 +90,11 @@ figures.arms("JEPA", "AR", "JEPA + memory", "AR + memory", "AR, concepts", "AR, 
 # With $c$ the concept that recognition makes of a name and $z$ what the semantic module predicts at the mask (`binding.jepa_loss`),
 #
 # $$
-# c = \operatorname{recognition}(\text{name}), \qquad
-# z = \operatorname{semantic}(c_{\text{subject}},\, c_{\text{relation}},\, c_{\text{mask}}), \qquad
-# \mathcal L_{\text{JEPA}} = -\log \frac{\exp(z \cdot c_{\text{object}})}{\sum_{k} \exp(z \cdot c_k)}
+# \begin{aligned}
+# c &= \operatorname{recognition}(\text{name}) \\
+# z &= \operatorname{semantic}(c_{\text{subject}},\, c_{\text{relation}},\, c_{\text{mask}}) \\
+# \mathcal L_{\text{JEPA}} &= -\log \frac{\exp(z \cdot c_{\text{object}})}{\sum_{k} \exp(z \cdot c_k)}
+# \end{aligned}
 # $$ (eq-reversal-jepa)
 #
 # where $k$ runs over all concepts in the batch. Both sides get gradients; other entities as negatives prevent {term}`collapse`. The autoregressive model spells instead,
