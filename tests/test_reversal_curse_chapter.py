@@ -10,6 +10,7 @@ from jepa_lab import diagnostics, entanglement, fact_arms, recall, records
 from jepa_lab.data import facts as worlds
 from jepa_lab.explorers import facts
 from jepa_lab.papers import reversal_curse as rc
+from jepa_lab.publish import chapters, ledger
 
 CFG = rc.preset("smoke")
 PAGE = Path(__file__).resolve().parent.parent / "notebooks" / "11_reversal_curse.py"
@@ -70,3 +71,15 @@ def test_a_stored_long_run_is_drawn_with_every_arm_of_its_experiment(tmp_path, m
 
 def test_numbers_of_language_models_are_shares_of_twenty():
     assert all(0 <= right <= 20 for model in rc.FRONTIER.values() for right in model.values())
+
+
+def test_claims_of_stored_long_runs_reach_the_claims_page(tmp_path):
+    for seed in range(3):
+        record = records.start(rc.CHAPTER, preset="long", seed=seed, config=rc.long_config("patient AR"), claims=rc.LONG_CLAIMS["patient AR"], out=tmp_path)
+        record.claim("ar-curse-long", value=0.001 * seed, baseline=0.05)
+        record.save()
+    (chapter,) = chapters.pick([rc.CHAPTER], PAGE.parent.parent)
+    rows = {row["claim_id"]: row for row in ledger.rows([chapter], root=tmp_path)}
+    assert (rows["ar-curse-long"]["verdict"], rows["ar-curse-long"]["preset"]) == ("supported", "long")
+    assert {claim.id for stated in rc.LONG_CLAIMS.values() for claim in stated} <= rows.keys() and rows["depth-hurts"]["n_seeds"] == 0
+    assert all(ledger.baselines([chapter])[rc.CHAPTER, id] for id in rows)

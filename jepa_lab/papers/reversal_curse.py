@@ -96,7 +96,7 @@ def preset(name: str, **overrides) -> Config:
                         patient_steps=8, concept_steps=8, chain_steps=4, modulus=7, per_value=2, increments=(1, 3), num_problems=2,
                         branching=2, branchings=(1, 2)),
         "laptop": Config(),
-        "long": Config(chain_steps=3000),  # the experiments of LONG at the same size
+        "long": Config(chain_steps=1500),  # the experiments of LONG at the same size
         "gpu": Config(num_steps=60_000, batch_size=1024, lr=1e-3, weight_decay=(1.0, 1.0), log_every=2000, num_taught=10_000, num_tested=6000,
                       num_pairs=6, multiplicity=10, width=256, heads=32, concept_steps=60_000,
                       concept_lr=2e-3, concept_weight_decay=1.0, precision="bf16"),

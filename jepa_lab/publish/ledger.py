@@ -10,16 +10,22 @@ SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not
 
 
 def rows(chapters: list[Chapter], preset: str = "laptop", root=None) -> list[dict]:
-    """One row per claim (keys: see claims.table), from the records under ``root`` (default: the committed study)."""
-    found, found_claims, prefer = [], [], {}
+    """One row per claim (keys: see claims.table), from the records under ``root`` (default: the committed study).
+
+    A paper's claims that no chapter's five minutes can judge come last: from the stored runs of its preset "long".
+    """
+    found, found_claims, prefer, long = [], [], {}, []
     for chapter in chapters:
         paper = chapter.paper()
         if paper is None:
             continue
         found_claims += paper.CLAIMS
         prefer[chapter.name] = records.config_hash(paper.preset(preset))
-        found += records.load(chapter.name, preset, root or chapter.root / "results")
-    return claims.table(found_claims, found, prefer)
+        results = root or chapter.root / "results"
+        found += records.load(chapter.name, preset, results)
+        for name, stated in getattr(paper, "LONG_CLAIMS", {}).items():
+            long += claims.table(stated, records.load(chapter.name, "long", results, config=paper.long_config(name)))
+    return claims.table(found_claims, found, prefer) + long
 
 
 def rows_for_book(chapters: list[Chapter], preset: str) -> list[dict]:
@@ -55,8 +61,9 @@ def measured(row: dict) -> str:
 
 def baselines(chapters: list[Chapter]) -> dict[tuple[str, str], str]:
     """What each claim is compared with: {(chapter, claim id): words}."""
-    papers = [chapter.paper() for chapter in chapters]
-    return {(claim.chapter, claim.id): claim.baseline for paper in papers if paper for claim in paper.CLAIMS}
+    papers = [paper for chapter in chapters if (paper := chapter.paper())]
+    stated = (claim for paper in papers for group in (paper.CLAIMS, *getattr(paper, "LONG_CLAIMS", {}).values()) for claim in group)
+    return {(claim.chapter, claim.id): claim.baseline for claim in stated}
 
 
 def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str:
