@@ -10,7 +10,7 @@ from jepa_lab.data import ecg, ecg_simulator
 from jepa_lab.explorers import ecg as explorer
 from jepa_lab.papers import ecg_jepa
 
-CFG = ecg_jepa.preset("smoke", num_train=120, num_validation=80, num_test=80)
+CFG = ecg_jepa.preset("smoke", num_train=120, num_validation=80, num_test=80, patch=25, num_blocks=4, min_block=2, crop=10, stride=5)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from jepa_lab.data import ecg, ecg_simulator
 from jepa_lab.encoders import Encoder
 from jepa_lab.papers import ecg_jepa
 
-CFG = ecg_jepa.preset("smoke", num_train=240, num_validation=120, num_test=120)
+CFG = ecg_jepa.preset("smoke", num_train=240, num_validation=120, num_test=120, patch=25, num_blocks=4, min_block=2, crop=10, stride=5)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def classifier(world):
 
 
 def fitted(classifier, world, **how):
-    recipe = finetune.Recipe(**{"num_steps": 6, "lr": 1e-2, "checks": 2, **how})
+    recipe = finetune.Recipe(**{"num_steps": 6, "lr": 1e-2, "checks": 2, "crop": 10, "stride": 5, **how})
     return finetune.fit(classifier, recipe, world.train.signals, world.train.labels, world.to_batch, (world.validation.signals, world.validation.labels), 0)
 
 
