@@ -36,7 +36,7 @@ class Config(train.Config):
     batch_size: int = 32
     lr: float = 2e-3  # paper: 1e-3 at batch 2048
     weight_decay: tuple[float, float] = (0.01, 0.1)
-    ema_decay: tuple[float, float] = (0.98, 0.9995)  # paper: from 0.998, in 100,000 steps
+    ema_decay: tuple[float, float] = (0.99, 0.9995)  # paper: from 0.998, in 100,000 steps
     betas: tuple[float, float] = (0.9, 0.99)
     rate: int = 100  # Hz; paper: 500
     seconds: float = 10.0
