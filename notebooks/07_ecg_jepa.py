@@ -83,6 +83,10 @@ print(f"records: {len(world.train)} to train on, {len(world.validation)} to choo
 example, rate, tokens = world.test.signals[0].float().cpu(), world.test.rate, world.grid[0]
 drawn = {name: arm.sampler(1, torch.Generator(device).manual_seed(1)) for name, arm in paper.switches(cfg, world).items() if "EMA" not in name}
 pictures = [(name, explorer.twelve_leads(example, rate, seen.target_idx[0, 0].tolist(), tokens)) for name, seen in drawn.items()]
+most = max(len(picture.layout.shapes) for _, picture in pictures)
+for _, picture in pictures:  # a slider's step replaces shapes one by one, so all need as many: empty ones at the end
+    for _ in range(most - len(picture.layout.shapes)):
+        picture.add_vrect(0, 0, line_width=0)
 figure = figures.with_slider(pictures, "mask", f"A {world.test.kind} record; grey is hidden")
 for frame in figure.frames:
     frame.data, frame.layout = (), {"shapes": frame.layout.shapes}  # only the shading moves
@@ -103,7 +107,7 @@ print("context_idx [B, C]     ", tuple(seen.context_idx.shape))
 print("target_idx [B, 1, K]   ", tuple(seen.target_idx.shape), "C + K = N")
 print("context latents [B,C,D]", tuple(context.shape), "the register is left out")
 print("prediction [B, 1, K, D]", tuple(pred.shape))
-print("loss", float(paper.objective(model, batch, seen)))
+print("loss", paper.objective(model, batch, seen).item())
 
 # %% [markdown]
 # Three details. The encoder carries one *register*, a learned token without a place in time; pre-training asks nothing of it, fine-tuning reads it. The targets are
@@ -307,11 +311,13 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 #
 # - **Simulated records.** Every diagnosis here has one planted cause, and it is in every beat or in the rhythm. Real labels come from reports, overlap, and hang on details that nobody wrote down; hand-made features that know the causes are hard to beat here.
 # - **A minute of training.** The authors train 100,000 steps of 2,048 records, this page about a thousand steps of 32. The best encoder *for a linear head* comes early in the paper, and yet after eight thousand times as many records as the whole run here sees.
-# - **Tokens of half a second.** Ours hold most of a beat, the paper's 50 ms a part of a wave. That makes prediction coarser and training affordable; on pilot seeds half a second did at least as well as a quarter at equal time.
+# - **Tokens of half a second.** Ours hold most of a beat, the paper's 50 ms a part of a wave. That makes prediction coarser and training affordable; on a pilot seed half a second did at least as well as a quarter at equal time.
+# - **Stretches or scattered tokens.** With four of twenty tokens visible, scattered masks hide long stretches, too; what differs is whether the visible half-seconds lie together or apart. The paper's 200 tokens leave more room between the two.
 # - **From scratch.** A tiny transformer on simulated records learns from labels quickly; ViT-S on real ones does not. The head start of pre-training is smaller where the race is short.
+# - **Fine-tuning** reads the register, of which pre-training asked nothing, and has 150 steps to teach it; the authors, too, found a plain fine-tuned ViT-S behind its own linear head, and two stages the remedy.
 # - **SimCLR** was given one set of augmentations, gains and noise, and stretches of half the record. With others it may do better or worse. The gains are what differs between simulated patients' leads, so
 #   being told to ignore them helps more here than it might on real records.
-# - **Tuning.** Token length, learning rate, EMA and batch size were chosen for ECG-JEPA on one pilot seed that is not in the study, by validation records. The auto-encoder was tried at two learning rates and runs at the better one;
+# - **Tuning.** Token length, learning rate, EMA and batch size were chosen for ECG-JEPA on pilot seeds that are not in the study, by validation records; so were the rates of labelled training, which both starts share. The auto-encoder was tried at two learning rates and runs at the better one;
 #   SimCLR was not tuned.
 #
 # ## Exercises
