@@ -31,7 +31,7 @@ CHAPTER, PAPER = "07_ecg_jepa", "Weimann & Conrad 2024 (ECG-JEPA)"
 TENTH = "macro-AUC of a logistic probe, 10 % of the labels, points"
 TUNED = "macro-AUC after labelled training of all weights, points"
 LINEAR, FULL = "PTB-XL, all statements, frozen encoder, linear head", "PTB-XL, all statements, all weights trained"
-LONG = "figure of AUC over pre-training steps; as told in third-party notes"
+NOTES = "third-party notes on the paper"
 
 
 def _claim(id: str, statement: str, baseline: str, margin: float, metric: str = TENTH, direction: str = "higher",
@@ -47,7 +47,7 @@ CLAIMS = (
     _claim("beats-simclr", "Predicting hidden time beats SimCLR on the same encoder at equal steps.", "SimCLR", 1.0,
            paper_value="0.938 against 0.883", paper_source=f"ViT-S against SimCLR with xresnet1d50, {LINEAR}; authors' repository"),
     _claim("beats-auto-encoder", "Predicting latents of hidden time beats predicting its signal, at equal steps.", "masked auto-encoder", 1.0,
-           paper_value="0.928 against 0.838", paper_source="ViT-S against ST-MEM with ViT-B, PTB-XL, super-classes, linear head; authors' repository"),
+           paper_value="0.928 against 0.838", paper_source="ViT-S against ST-MEM with ViT-B on a split of its own, PTB-XL, super-classes, linear head; authors' repository"),
     *(_claim(f"few-labels-{share}", f"With {share} % of the labels, training from the pre-trained weights beats training from scratch.", "from scratch", 1.0, TUNED)
       for share in (1, 5, 10)),
     _claim("gain-shrinks", "That gain is larger with 1 % of the labels than with all of them.", "the gain with all labels", 1.0, "gain in macro-AUC, points",
@@ -57,9 +57,9 @@ CLAIMS = (
     _claim("blocks-beat-scattered", "To hide long stretches beats hiding as much in scattered tokens.", "scattered tokens", 0.5,
            paper_value="stretches of at least 0.5 s, used throughout", paper_source="authors' configuration"),
     _claim("peaks-early", "An encoder from before the end of training, chosen on validation records, beats the last one.", "at the last step", 0.5,
-           paper_value="best for a linear head after 10,000 of 100,000 steps", paper_source=LONG),
+           paper_value="best for a linear head after 10,000 of 100,000 steps", paper_source=NOTES),
     _claim("loss-keeps-falling", "From that best step to the end the loss falls further.", "loss around the best step", 0.0, "pre-training loss", "lower",
-           paper_value="falls to the end", paper_source=LONG),
+           paper_value="falls to the end", paper_source=NOTES),
 )  # fmt: skip
 
 
