@@ -148,7 +148,8 @@ for name, row in probed.items():
         run.value(f"probe {share:.0%}: {name}", 100 * r.test.value)
 
 # %% [markdown]
-# Behind ± stands half of the 95 % interval of this one run, bootstrapped over test patients; the intervals of the verdicts below are over seeds. Three of the rows need no training at all.
+# Behind ± stands half of the 95 % interval of this one run, bootstrapped over test patients; the intervals of the verdicts below are over seeds of training and of
+# the choice of labels, on the same records: they say nothing of other patients. Three of the rows need no training at all.
 # *Lead statistics* are each lead's deviation, mean, largest and smallest value. *Spectrum and rhythm* adds the power in six bands and the statistics of the intervals between beats. *Average beat and rhythm* also lays all beats of a
 # record over each other: it knows what a cardiologist looks at, and these diagnoses were simulated to be just that.
 #
@@ -186,7 +187,11 @@ caption = f"{world.test.kind.capitalize()} records, 25 mm/s, 10 mm/mV. Latent er
 explorer.viewer(shown_records, "What ECG-JEPA makes of a record", caption)
 
 # %% [markdown]
-# With a kernel the same works on a WFDB record of your own: `explorer.live_viewer(ecg_explain.examine(reader, chosen), shown_records, rate=rate)`.
+# With a kernel the same works on a WFDB record of your own:
+#
+# ```python
+# explorer.live_viewer(ecg_explain.examine(reader, chosen), shown_records, rate=rate)
+# ```
 #
 # ### Few labels
 #
