@@ -238,13 +238,14 @@ def lightly_contender(recipe: LightlyRecipe, world: World, seed: int) -> Contend
 # The race
 
 
-OFFICIAL = Recipe("official", num_steps=1000)
+OFFICIAL = Recipe("official", num_steps=1000)  # on a CPU its code runs in float32: its autocast is CUDA's
+OFFICIAL_BF16 = replace(OFFICIAL, recipe="official + bf16", precision="bf16")  # as it runs on a GPU
 LIGHTLY = LightlyRecipe("lightly", num_steps=8000)
 OURS = Recipe(
     "ours", num_steps=600, batch_size=64, init="fan-in", sampler="scattered", num_context=24, num_targets=1, lr=(0.0, 1e-2, 1e-4),
     warmup=0.1, weight_decay=(0.04, 0.04), ema_decay=(0.98, 0.98), predictor=(48, 2, HEADS), precision="bf16", optimizer="Muon", standardise=True,
 )  # fmt: skip
-RECIPES = (OFFICIAL, LIGHTLY, OURS)
+RECIPES = (OFFICIAL, OFFICIAL_BF16, LIGHTLY, OURS)
 
 
 def ladder() -> tuple[Recipe, ...]:
