@@ -204,6 +204,28 @@ def edit(path, old, new, times=-1):
     header.write_text(text.replace(old, new, times))
 
 
+def overwrite(path, first, count=1):
+    """Zeros over `count` samples of all leads from the sample `first` on."""
+    data = bytearray(path.with_suffix(".dat").read_bytes())
+    data[24 * first:24 * (first + count)] = bytes(24 * count)
+    path.with_suffix(".dat").write_bytes(data)
+
+
+def rewrite(path, change):
+    """The same record with other samples."""
+    signal = beats()
+    change(signal)
+    write(path.parent, path.name, signal)
+
+
+def silence(signal):
+    signal[:, 7] = 0.0
+
+
+def all_but_one(signal):
+    signal[:, 7], signal[500, 7] = np.nan, 0.1
+
+
 def cut(path, share=0.6):
     data = path.with_suffix(".dat").read_bytes()
     path.with_suffix(".dat").write_bytes(data[:int(share * len(data))])
@@ -222,6 +244,13 @@ TROUBLES = {
     "lead stored twice": lambda path: edit(path, " V3", " V2"),
     "lead missing": lambda path: edit(path, " V3", " V9"),
     "voltage impossible": lambda path: edit(path, "1000.0(0)", "0.00001(0)"),
+    "header without a gain": lambda path: edit(path, "1000.0(0)", "0(0)"),
+    "header without a length": lambda path: edit(path, " 12 100 1000", " 12 100"),
+    "samples differ from the header's sums": lambda path: overwrite(path, 600, 50),
+    "lead flat": lambda path: rewrite(path, silence),
+    "lead without a value": lambda path: rewrite(path, lambda signal: signal.__setitem__((slice(None), 7), np.nan)),
+    "too many gaps": lambda path: rewrite(path, all_but_one),
+    "signal file unreadable": lambda path: edit(path, "r.dat 16", "r.dat 508"),
 }
 
 
@@ -264,7 +293,33 @@ def test_no_header_crashes_the_reader(tmp_path_factory, data):
     assert signal.shape == (12, 100) and bool(signal.isfinite().all())
 
 
+def test_a_record_whose_first_samples_were_overwritten_is_refused(tmp_path):
+    overwrite(write(tmp_path, "r", beats()), 0)
+    with pytest.raises(RecordError, match="samples differ"):
+        read_record(tmp_path / "r", 100, 10)
+
+
+def test_a_record_whose_name_holds_dots_is_not_read_as_its_neighbour(tmp_path):
+    for name in ("r", "r.1"):       # wfdb reads no such name; what must not happen is that r is read twice
+        write(tmp_path / "data", "r", beats(seed=len(name)))
+        for kind in ("dat", "hea"):
+            (tmp_path / "data" / f"r.{kind}").rename(tmp_path / f"{name}.{kind}")
+    data = wfdb_folder(tmp_path, root=tmp_path / "cache")
+    assert data.refused == {"header unreadable": 1} and len(data) == 1 and close(data.signals[0].float(), beats(seed=1))
+    for path in (tmp_path / "r", tmp_path / "r.hea", tmp_path / "r.dat"):
+        assert close(read_record(path, 100, 10), beats(seed=1))
+
+
 # folders
+
+def test_a_truncated_matlab_file_is_refused_and_counted(tmp_path):
+    for k in range(2):
+        write_cinc(tmp_path / "data", f"A{k}", beats(500, seed=k))
+    path = tmp_path / "data" / "A1.mat"
+    path.write_bytes(path.read_bytes()[:-100])
+    data = wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
+    assert len(data) == 1 and data.refused == {"signal file truncated": 1}
+
 
 def test_a_challenge_folder_is_read_with_its_labels(tmp_path):
     for k, dx in enumerate(("426783006", "59118001, 164889003", "Unknown")):
@@ -322,6 +377,17 @@ def test_second_call_reads_no_record_again_until_one_changes(tmp_path, monkeypat
     write(tmp_path / "data", "r1", beats(seed=9))
     changed = wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
     assert calls == ["r0", "r1", "r2"] and close(changed.signals[1].float(), beats(seed=9)) and changed.sha256 != first.sha256
+
+
+def test_a_signal_file_of_another_name_is_watched_too(tmp_path):
+    path = write(tmp_path / "data", "r", beats())
+    edit(path, "r.dat", "voltages.bin")
+    path.with_suffix(".dat").rename(tmp_path / "data" / "voltages.bin")
+    wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
+    other = write(tmp_path / "other", "r", beats(seed=5))
+    (tmp_path / "data" / "voltages.bin").write_bytes(other.with_suffix(".dat").read_bytes())
+    with pytest.raises(DataError, match="differ from the header's sums"):
+        wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("harm", [lambda f: f.write_bytes(f.read_bytes()[:-2]), lambda f: f.with_suffix(".json").write_text("{"), os.unlink],

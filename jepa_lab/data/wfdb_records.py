@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -29,7 +30,9 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
 SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 1.5}      # the other formats are packed
 LARGEST_MV = 1000.0     # beyond it the header's gain is wrong
-VERSION = 1             # of what `_fit` does to a signal: a new one makes new cache files
+MOST_GAPS = 0.5         # of a lead may be missing and filled
+MOST_SAMPLES = 20_000_000               # of a record are read to check its sums; of a longer one only what is asked for
+VERSION = 2             # of what `_fit` does to a signal: a new one makes new cache files
 
 
 class RecordError(DataError):
@@ -46,7 +49,7 @@ def limb_leads(lead_I: Float[Tensor, "*n T"], lead_II: Float[Tensor, "*n T"]) ->
 
 
 def read_record(path: str | Path, rate: int, seconds: float) -> Float32[Tensor, "12 T"]:
-    """The first `seconds` of a WFDB record (any suffix of `path` is ignored) in mV, leads in the order of LEADS, at `rate` Hz.
+    """The first `seconds` of a WFDB record (`path` with or without .hea, .dat or .mat) in mV, leads in the order of LEADS, at `rate` Hz.
 
     Leads are found by name; III, aVR, aVL, aVF are computed where only I and II were stored; gaps are filled linearly, other
     sampling rates resampled by Fourier's method in float32. Raises `RecordError`.
@@ -56,15 +59,38 @@ def read_record(path: str | Path, rate: int, seconds: float) -> Float32[Tensor, 
 
 def _read(path: Path, rate: int, seconds: float) -> tuple[Float32[Tensor, "12 T"], tuple[str, ...]]:
     """The fitted signal and the header's comment lines."""
-    stem = str(path.absolute().with_suffix(""))
+    stem = str(path.absolute())
+    if not os.path.isfile(f"{stem}.hea"):       # a record's own name may hold dots
+        stem = stem.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
     header = _header(stem)
     wanted = round(seconds * header.fs)
     if header.sig_len < wanted:
         raise RecordError("shorter than asked", path, f"{header.sig_len / header.fs:.2f} s of {seconds:g}")
-    record = _parsed("signal file unreadable", stem, lambda wfdb: wfdb.rdrecord(stem, sampto=wanted, return_res=32))
-    signal_Tl = np.asarray(record.p_signal, dtype=np.float32)
-    fitted = _fit(signal_Tl, header.sig_name, header.units, path)
+    whole = header.sig_len * header.n_sig <= MOST_SAMPLES
+    digital_Tl, signal_Tl = _parsed("signal file unreadable", stem, lambda wfdb: _samples(wfdb, stem, None if whole else wanted))
+    _check_sums(header, digital_Tl, whole, path)
+    fitted = _fit(signal_Tl[:wanted], header.sig_name, header.units, path)
     return _resample(fitted, round(seconds * rate)), tuple(header.comments or ())
+
+
+def _samples(wfdb, stem: str, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Stored whole numbers and physical values up to `stop`, both [T, leads]."""
+    record = wfdb.rdrecord(stem, sampto=stop, physical=False)
+    return record.d_signal, np.asarray(record.dac(return_res=32), dtype=np.float32)
+
+
+def _check_sums(header, digital_Tl: np.ndarray, whole: bool, path: Path) -> None:
+    """Samples that aren't those the header was written for: their first values, and their sums modulo 2^16, where it has them.
+
+    A sum of 0 counts as none, as some challenges' headers have it throughout. Averaged samples of several per frame have neither.
+    """
+    for k, lead in enumerate(header.sig_name):
+        first, total = ((field or [None] * header.n_sig)[k] for field in (header.init_value, header.checksum))
+        if (header.samps_per_frame[k] or 1) > 1 or not len(digital_Tl):
+            continue
+        sums = whole and total and (int(digital_Tl[:, k].sum()) - total) % 65536
+        if sums or (first is not None and total and int(digital_Tl[0, k]) != first):
+            raise RecordError("samples differ from the header's sums", path, lead)
 
 
 def _parsed(reason: str, stem: str, read: Callable):
@@ -91,6 +117,8 @@ def _header(stem: str):
     fields = [header.file_name, header.fmt, header.sig_name, header.units]
     if any(len(field or ()) != header.n_sig or None in field for field in fields) or not 10 <= (header.fs or 0) <= 100_000:
         raise RecordError("header wrong", stem, f"{header.n_sig} signals, {[len(field or ()) for field in fields]} described, {header.fs} Hz")
+    if not all(_gain(line) > 0 for line in _signal_lines(f"{stem}.hea")[:header.n_sig]):      # wfdb takes 200 for it without a word
+        raise RecordError("header without a gain", stem)
     for name in set(header.file_name):
         folder = os.path.dirname(stem)
         if not name or os.path.basename(name) != name or name in (".", ".."):
@@ -99,6 +127,21 @@ def _header(stem: str):
             raise RecordError("signal file missing", stem, name)
         _check_length(header, name, os.path.getsize(os.path.join(folder, name)), stem)
     return header
+
+
+def _signal_lines(header: str) -> list[list[str]]:
+    """The words of a header's lines on signals: file name, format, gain, ..."""
+    with open(header, encoding="utf-8", errors="replace") as stream:
+        lines = [line.split() for line in stream if line.strip() and not line.lstrip().startswith("#")]
+    return lines[1:]
+
+
+def _gain(words: Sequence[str]) -> float:
+    """Units per voltage as the line says it, without its baseline and unit; 0 where it says none."""
+    number = re.match(r"[0-9.]+(e[-+]?[0-9]+)?", words[2], re.IGNORECASE) if len(words) > 2 else None
+    with contextlib.suppress(ValueError):
+        return float(number[0]) if number else 0.0
+    return 0.0
 
 
 def _check_length(header, name: str, size: int, stem: str) -> None:
@@ -132,6 +175,8 @@ def _fit(signal_Tl: np.ndarray, names: Sequence[str], units: Sequence[str], path
     if missing := [lead for lead in LEADS if lead not in found]:
         raise RecordError("lead missing", path, ", ".join(missing))
     signal = torch.stack([found[lead] for lead in LEADS])
+    if flat := [lead for lead, row in zip(LEADS, signal, strict=True) if float(row.amax() - row.amin()) == 0]:
+        raise RecordError("lead flat", path, ", ".join(flat))
     if not float(signal.abs().max()) <= LARGEST_MV:
         raise RecordError("voltage impossible", path, f"up to {float(signal.abs().max()):.3g} mV; is the gain in the header right?")
     return signal
@@ -144,6 +189,8 @@ def _fill(lead_T: np.ndarray, lead: str, path: Path) -> np.ndarray:
         return lead_T
     if not good.any():
         raise RecordError("lead without a value", path, lead)
+    if good.mean() < 1 - MOST_GAPS:
+        raise RecordError("too many gaps", path, f"{lead}: {1 - good.mean():.0%}")
     where = np.arange(len(lead_T))
     return np.interp(where, where[good], lead_T[good]).astype(np.float32)
 
@@ -201,10 +248,12 @@ def _key(folder: Path, names: Sequence[str], rate: int, seconds: float) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, str(folder), rate, seconds]).encode())
     for name in names:
         digest.update(f"\n{name}".encode())
-        for suffix in (".hea", ".dat", ".mat"):
-            with contextlib.suppress(OSError, ValueError):
-                stat = os.stat(f"{folder / name}{suffix}")
-                digest.update(f" {suffix} {stat.st_size} {stat.st_mtime_ns}".encode())
+        header = f"{folder / name}.hea"
+        with contextlib.suppress(OSError, ValueError):
+            files = {os.path.basename(words[0]) for words in _signal_lines(header)}      # as the header names them
+            for file in (header, *(os.path.join(os.path.dirname(header), file) for file in sorted(files))):
+                stat = os.stat(file)
+                digest.update(f" {file} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
 
 
