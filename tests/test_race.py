@@ -1,4 +1,4 @@
-"""The race keeps its rules: when a curve counts as arrived, who sets the level, what is run again and what is not."""
+"""The race keeps its rules: when a curve counts as arrived, who sets the level, what a step costs, what is run again and what is not."""
 
 import importlib.util
 import json
@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from benchmarks import race as bench
+from benchmarks import race_cost
 from jepa_lab import race, records
 from jepa_lab.data import images
 
 
-def entry(recipe, seed, accuracy, seconds=None):
-    seconds = seconds or [10.0 * (i + 1) for i in range(len(accuracy))]
-    return {"seed": seed, "config": {"recipe": recipe}, "series": {f"accuracy: {recipe}": {"x": seconds, "y": accuracy}}}
+def entry(recipe, seed, accuracy, num_steps=20):
+    config = {"recipe": recipe, "num_steps": num_steps, "evaluations": len(accuracy) - 1}
+    return {"seed": seed, "config": config, "series": {f"accuracy: {recipe}": {"x": [1e6 * i for i in range(len(accuracy))], "y": accuracy}}}
 
 
 @pytest.mark.parametrize("accuracy, expected", [
@@ -38,19 +39,41 @@ def test_times_and_accuracies_must_pair_up():
 def test_the_worst_official_run_sets_the_level_so_all_of_them_arrive():
     runs = [entry("official", seed, [0.6, 0.7, final]) for seed, final in enumerate((0.80, 0.78, 0.82))]
     assert race.race_level(runs) == 0.78
-    (row,) = race.race_table(runs)
-    assert row["reached"] == 3 and row["ratio"] == 1.0 and row["seconds"] == [30.0, 30.0, 30.0]
+    (row,) = race.race_table(runs, {"official": 1.5})
+    assert row["reached"] == 3 and row["ratio"] == 1.0 and row["steps"] == [20, 20, 20] and row["seconds"] == [30.0, 30.0, 30.0]
     with pytest.raises(ValueError, match="no record of the recipe 'official'"):
-        race.race_level([entry("ours", 0, [0.9])])
+        race.race_level([entry("ours", 0, [0.9, 0.9])])
+    with pytest.raises(ValueError, match="no cost of a step of official"):
+        race.race_table(runs, {})
+
+
+def test_time_is_steps_times_cost_whatever_the_runs_took_and_both_ratios_are_given():
+    runs = [entry("official", 0, [0.6, 0.8]), entry("official + bf16", 0, [0.6, 0.8]), entry("ours", 0, [0.6, 0.8, 0.8], 10)]
+    ours, fast, official = race.race_table(runs, {"official": 1.0, "official + bf16": 0.5, "ours": 0.2, "nobody": 9.0})
+    assert (ours["recipe"], ours["steps"], ours["median"], ours["ratio"], ours["ratio_bf16"]) == ("ours", [5], 1.0, 20.0, 10.0)
+    assert (fast["median"], fast["ratio"], official["median"], official["ratio_bf16"]) == (10.0, 2.0, 20.0, 0.5)
+
+
+def test_the_newest_cost_record_counts():
+    old, new = ({"started": started, "values": {"load before": 1.0, race.COST + "ours": cost}} for started, cost in (("2026-01-01", 1.0), ("2026-01-02", 2.0)))
+    assert race.step_costs([new, old]) == {"ours": 2.0} and race.step_costs([]) == {}
 
 
 def test_a_run_that_never_arrives_is_counted_as_such():
     runs = [entry("official", 0, [0.6, 0.8])] + [entry("slow", seed, [0.6, final]) for seed, final in enumerate((0.7, 0.7, 0.9))]
-    runs += [entry("fast", seed, [0.9, 0.9], [seconds, 99.0]) for seed, seconds in enumerate((5.0, 2.0, 4.0))]
-    fast, official, slow = race.race_table(runs)
-    assert (fast["recipe"], fast["median"], fast["low"], fast["high"], fast["ratio"]) == ("fast", 4.0, 2.0, 5.0, 5.0)
+    runs += [entry("fast", seed, [0.6, 0.9, 0.9], 2 * steps) for seed, steps in enumerate((5, 2, 4))]
+    fast, official, slow = race.race_table(runs, dict.fromkeys(("official", "slow", "fast"), 1.0))
+    assert (fast["recipe"], fast["median"], fast["low"], fast["high"], fast["ratio"], fast["ratio_bf16"]) == ("fast", 4.0, 2.0, 5.0, 5.0, None)
     assert (slow["reached"], slow["median"], slow["low"], slow["high"], slow["ratio"]) == (1, None, 20.0, None, None)
     assert "never" in bench.table([fast, official, slow])
+
+
+def test_costs_are_measured_in_alternation_and_every_step_once():
+    calls = []
+    seconds = race_cost.measure({name: lambda k, name=name: calls.append((name, k)) for name in "ab"}, rounds=3, each=2)
+    assert sorted(calls) == [(name, k) for name in "ab" for k in range(8)]  # a round to warm up, too
+    assert all({name for name, _ in calls[4 * i : 4 * i + 4]} == {"a", "b"} for i in range(4))
+    assert {name: len(s) for name, s in seconds.items()} == {"a": 3, "b": 3} and min(map(min, seconds.values())) >= 0
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +88,7 @@ def tiny() -> bench.World:
 SHORT = dict(num_steps=2, batch_size=8)
 
 
-@pytest.mark.parametrize("recipe", [bench.OFFICIAL, *bench.ladder()], ids=lambda r: r.recipe)
+@pytest.mark.parametrize("recipe", [*bench.RECIPES[:2], *bench.ladder()], ids=lambda r: r.recipe)
 def test_every_recipe_trains_and_is_scored_untrained_first(recipe, tiny):
     seconds, accuracy = bench.run(replace(recipe, **SHORT), tiny, seed=0, evaluations=2)
     assert seconds[0] == 0 < seconds[1] < seconds[2] and len(accuracy) == 3
@@ -109,7 +132,7 @@ def test_a_finished_run_is_not_run_again(tiny, tmp_path, monkeypatch):
     written = json.loads(path.read_text())
     assert written["config"]["recipe"] == "official" and written["config"]["scored_on"] == "test"
     assert {"num_steps", "batch_size", "lr", "encoder", "sampler"} <= set(written["config"])
-    assert race.curve(written)[0][0] == 0 and len(race.curve(written)[1]) == 3
+    assert race.curve(written)[0] == [0, 1, 2] and len(race.curve(written)[1]) == 3
     monkeypatch.setattr(bench, "run", lambda *a, **k: pytest.fail("ran again"))
     assert bench.record(recipe, tiny, 0, tmp_path, evaluations=2) == path
 
@@ -124,7 +147,11 @@ def test_the_command_skips_an_absent_peer_with_its_reason_and_prints_the_table(t
     out, err = capsys.readouterr()
     assert "lightly: skipped, No module named 'lightly'" in err
     assert [row["recipe"] for row in json.loads(out)] == ["official"]
-    assert [r["preset"] for r in records.load(root=tmp_path)] == ["race-smoke"]
+    (cost,) = records.load(preset="race-smoke-cost", root=tmp_path)
+    assert len(records.load(preset="race-smoke", root=tmp_path)) == 1
+    assert set(race.step_costs([cost])) == {recipe.recipe for recipe in bench.RECIPES + bench.ladder()} - {"lightly"}
+    assert bench.main(["--quick", "--cost", "--out", str(tmp_path)]) == 0  # trains nobody
+    assert len(records.load(preset="race-smoke", root=tmp_path)) == 1 and "official bf16 / it" in capsys.readouterr().out
     with pytest.raises(ValueError, match="unknown recipe nobody; there are: official"):
         bench.main(["--recipes", "nobody"])
 
