@@ -165,8 +165,6 @@ def train_arm(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # augmentations
-        if checkpoint and checkpoint.exists():
-            train.load(checkpoint, run, cfg)
         return train.fit(run, cfg, world.train.signals, world.to_batch, sampler, arm.objective,
                          watch=world.validation.signals[:300], checkpoint=checkpoint, **how)  # fmt: skip
 

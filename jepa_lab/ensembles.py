@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from jepa_lab import diagnostics, train
+from jepa_lab import train
 from jepa_lab.masks import Masks
 from jepa_lab.train import JEPA, Config, Objective, Sampler
 
@@ -67,13 +67,15 @@ def stack(models: Sequence[JEPA], seeds: Sequence[int], device: torch.device | s
     """Put the weights of the models, which stay usable, into one ensemble. As `train.start` does for a single one.
 
     Members of equal seed see the same batches and masks, which are then drawn once.
-    Raises ValueError when there is no model, when shapes differ, and when seeds do not match the models.
+    Raises ValueError when there is no model, when one comes twice, when shapes differ, and when seeds do not match the models.
     """
     models = [model.to(device) for model in models]
     shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
     odd = [s for s, shape in enumerate(shapes) if shape != shapes[0]]
     if not models or len(seeds) != len(models):
         raise ValueError(f"need one seed per model and at least one model, got {len(models)} models and {len(seeds)} seeds")
+    if len(set(map(id, models))) < len(models):
+        raise ValueError("one model stands for several members, which would share their weights; give each its own copy")
     if odd:
         raise ValueError(f"the models of an ensemble have one shape, but those at {odd} differ from the first; train them apart")
     trained = {name: train.decays(name, p) for name, p in models[0].named_parameters() if p.requires_grad}
@@ -142,11 +144,13 @@ def fit(
     cfgs: one for all or one per member; they may differ in rates, decays and clipping, not in steps, batch or precision.
     predictor_lr: [S] factors on the predictor's learning rate. objective: any that vmap can run, so none that draws
     random numbers. A member whose loss or gradient is not finite moves nothing that step; the others go on.
-    Raises ValueError for settings that do not fit, RuntimeError when every member has more than its `max_bad_steps`.
+    Raises ValueError for settings and data that do not fit, RuntimeError when every member has more than its `max_bad_steps`.
     """
     from tqdm import tqdm
 
     cfgs, factors = _settings(ensemble, cfgs, predictor_lr)
+    data = {"the data": patches} | ({} if watch is None else {"the watched data": watch})
+    train.require_one_device({"the members": ensemble.weights_SP.device} | {name: part.device for name, part in data.items()})
     device, cfg = patches.device, cfgs[0]
     train.choose_attention(ensemble.runs[0].model, plain=True)  # the fused kernel has no rule for vmap and would run S times
     losses_of = _under_vmap(ensemble, objective)
@@ -243,11 +247,9 @@ def _log(ensemble: Ensemble, recent: list, cfgs: list[Config], watch: Tensor | N
     losses_ST, oks_ST = (torch.stack(column, dim=1) for column in zip(*recent))
     for run, losses_T, ok_T in zip(ensemble.runs, losses_ST, oks_ST):
         run.bad_steps += int((~ok_T).sum())
-        row = {"step": ensemble.step, "loss": float(losses_T[ok_T].mean())}
+        row = {"step": ensemble.step, "loss": float(losses_T[ok_T].mean()), "bad_steps": run.bad_steps}
         if watch is not None:
-            encoder = run.model.target_encoder
-            views = train.visible_views(encoder, watch, to_batch, sampler)
-            row |= diagnostics.panel(train.embed(encoder, watch, to_batch), views)
+            row |= train.panel(run.model, watch, to_batch, sampler)
         for name, value in row.items():
             run.history.setdefault(name, []).append(value)
     if all(run.bad_steps > cfg.max_bad_steps for run, cfg in zip(ensemble.runs, cfgs)):

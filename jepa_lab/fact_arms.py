@@ -167,9 +167,10 @@ def settings(cfg: Config, arm: Arm) -> Config:
 
 
 def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: bool = False, checkpoint: Path | None = None,
-              resume: bool = False, probe: int = 1000, world: facts.World | None = None) -> Trained:  # fmt: skip
+              probe: int = 1000, world: facts.World | None = None) -> Trained:  # fmt: skip
     """Train one arm of `ARMS` on the world of this seed, or on the one given, and ask it everything; `probe` questions per score.
 
+    `checkpoint` resumes an earlier run of the same settings.
     The history holds the scores on reversed ("test") and atomic ("trained") facts and, for a JEPA, the collapse panel of its concepts.
     """
     arm = ARMS[name]
@@ -186,8 +187,6 @@ def train_arm(cfg: Config, name: str, seed: int, device: str = "cpu", progress: 
         return health | {f"{split} {field}": value for split, scores in at.items() for field, value in scores._asdict().items()}
 
     run = start(cfg, arm, world.names, world.vocabulary, world.num_relations, seed, device)
-    if resume and checkpoint and checkpoint.exists():
-        recall.resume(checkpoint, run, cfg)
     recall.fit(run, cfg, world.train, loss_of(arm), watch, checkpoint, max(1, cfg.num_steps // 20), progress)
     mixed = world.taught[torch.randperm(len(world.taught), generator=torch.Generator().manual_seed(0)).to(device)]
     return Trained(run, world, score(world.reversed), score(world.atomic), score(mixed))

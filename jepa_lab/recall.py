@@ -4,14 +4,13 @@ A model that merely knows who belongs with whom answers 1 / R of the reversed fa
 score stands beside that ceiling (`blind`). Shape suffixes: B facts, E entities, R relation pairs, D width.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa_lab import checkpoints, train
 from jepa_lab.binding import ConceptJEPA, TokenAR
@@ -138,64 +137,14 @@ def fit(run: train.Run, cfg: train.Config, facts: Int64[Tensor, "F 3"], loss: Ca
         progress: bool = True) -> train.Run:  # fmt: skip
     """Train from `run.step` to `cfg.num_steps`; `watch` measures the model every `cfg.log_every` steps into `run.history`.
 
-    The loop of `train.fit` without masks and EMA. Raises RuntimeError after too many non-finite batches.
+    `train.fit` without masks and EMA: its `update`, its `loop`, its checkpoints and its errors.
     """
-    from tqdm import tqdm
-
-    device = facts.device
-    batches, recent = train.batch_indices(len(facts), cfg.batch_size, run.seed, run.step), []
-    for _ in tqdm(range(run.step, cfg.num_steps), disable=not progress, file=sys.stderr, mininterval=1.0, unit="step"):
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-            value = loss(run.model, facts[next(batches).to(device)])
+    train.check_run(run, {"the facts": facts})
+    work = checkpoints.resume(checkpoint, run, cfg, loss=loss, facts=facts)
+    batches = train.batch_indices(len(facts), cfg.batch_size, run.seed, run.step)
+    for recent in train.loop(run, cfg, watch, progress, checkpoint, save_every, work):
+        with torch.autocast(facts.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+            value = loss(run.model, facts[next(batches).to(facts.device)])
         value.backward()
-        recent.append((value.detach(), update(run, value, cfg)))
-        run.step += 1
-        is_last = run.step == cfg.num_steps
-        if run.step % cfg.log_every == 0 or is_last:
-            _log(run, recent, cfg, watch)
-            recent.clear()
-        if checkpoint and save_every and (run.step % save_every == 0 or is_last):
-            checkpoints.write(checkpoint, _state(run, cfg))
-    return run
-
-
-@torch.no_grad()
-def update(run: train.Run, loss: Tensor, cfg: train.Config) -> Tensor:
-    """One AdamW step; a non-finite loss or gradient moves nothing. Returns the flag of a finite step."""
-    trained = [p for group in run.optimizer.param_groups for p in group["params"]]
-    ok = torch.isfinite(loss) & torch.isfinite(nn.utils.clip_grad_norm_(trained, cfg.clip_norm))
-    for group in run.optimizer.param_groups:
-        group["lr"] = train.learning_rate(run.step, cfg)
-        if group["decayed"]:
-            group["weight_decay"] = train.cosine(run.step, cfg.num_steps, cfg.weight_decay)
-    run.optimizer.found_inf = (~ok).float()
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return ok
-
-
-def _log(run: train.Run, recent: list, cfg: train.Config, watch) -> None:
-    losses, oks = (torch.stack(column) for column in zip(*recent))
-    run.bad_steps += int((~oks).sum())
-    if run.bad_steps > cfg.max_bad_steps:
-        raise RuntimeError(f"{run.bad_steps} non-finite batches up to step {run.step}, more than max_bad_steps={cfg.max_bad_steps}; lower lr")
-    row = {"step": run.step, "loss": float(losses[oks].mean())} | (watch(run.model) if watch else {})
-    for name, value in row.items():
-        run.history.setdefault(name, []).append(value)
-
-
-def _state(run: train.Run, cfg: train.Config) -> dict:
-    return {"config": {k: str(v) for k, v in vars(cfg).items()}, "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(),
-            "seed": run.seed, "step": run.step, "bad_steps": run.bad_steps, "history": run.history}
-
-
-def resume(path: Path, run: train.Run, cfg: train.Config) -> train.Run:
-    """Put a checkpoint of `fit` into a fresh run. Raises ValueError when it was written with another config or seed."""
-    state, ours = checkpoints.read(path), {k: str(v) for k, v in vars(cfg).items()}
-    changed = sorted(k for k in ours if state["config"].get(k) != ours[k])
-    if changed or state["seed"] != run.seed:
-        raise ValueError(f"{path} was written with other settings ({', '.join(changed) or 'seed'}); use another folder")
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
+        recent.append((value.detach(), train.update(run, value, cfg)))
     return run

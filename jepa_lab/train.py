@@ -1,7 +1,7 @@
 """The training engine: the objective, the step, the loop, schedules, checkpoints.
 
-Read `jepa_objective` for the algorithm and `fit` for the loop. Shape suffixes: B batch, N tokens, P numbers per patch,
-M target blocks, K tokens per block, D width.
+The algorithm is `train_step`, which reads `jepa_objective`, `update` and `ema_update` in the paper's order; `fit` repeats it.
+Shape suffixes: B batch, N tokens, P numbers per patch, M target blocks, K tokens per block, D width.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from jepa_lab import checkpoints, diagnostics, distributed
+from jepa_lab.checkpoints import Run
 from jepa_lab.encoders import Encoder
 from jepa_lab.losses import gather_blocks, normalise, smooth_l1
 from jepa_lab.masks import Masks
@@ -99,19 +101,6 @@ def learning_rate(step: int, cfg: Config) -> float:
     return cosine(step - warmup_steps, max(1, cfg.num_steps - warmup_steps), (cfg.lr, cfg.lr / 100))
 
 
-@dataclass
-class Run:
-    """All that a training run changes; a checkpoint is exactly this."""
-
-    model: nn.Module  # a JEPA wherever an EMA copy is kept
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator  # masks
-    seed: int
-    step: int = 0
-    bad_steps: int = 0
-    history: dict[str, list[float]] = field(default_factory=dict)
-
-
 def start(model: nn.Module, seed: int, device: torch.device | str) -> Run:
     """A fresh run: AdamW, generators seeded."""
     model = model.to(device)
@@ -146,9 +135,29 @@ def batch_indices(num_samples: int, batch_size: int, seed: int, start_step: int 
         step += 1
 
 
+def train_step(
+    run: Run, cfg: Config, objective: nn.Module, to_batch: Callable[[Tensor], Tensor], patches: Tensor, idx_B: Tensor, masks: Masks,
+    micro_batches: int = 1,
+) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:  # fmt: skip
+    """One step of I-JEPA: targets, prediction and loss (`jepa_objective`), gradients, optimiser and EMA (`update`).
+
+    objective: from `wrap`. idx_B, masks: the whole batch, of which this process takes its share in `micro_batches` parts.
+    Returns the loss, and whether it and its gradients were finite; neither is read back.
+    """
+    loss = torch.zeros((), device=patches.device)
+    for part, (rows_b, seen) in enumerate(distributed.share(idx_B, masks, micro_batches), start=1):
+        batch_bNP = to_batch(patches[rows_b.to(patches.device)])
+        with silent(objective, part < micro_batches):
+            with torch.autocast(patches.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+                part_loss = objective(batch_bNP, seen) / micro_batches
+            part_loss.backward()
+        loss += part_loss.detach()
+    return loss, update(run, loss, cfg)
+
+
 @torch.no_grad()
-def update(run: Run, loss: Tensor, cfg: Config) -> Tensor:
-    """One optimiser and EMA step on the gradients of `loss`; returns the flag of a finite step.
+def update(run: Run, loss: Tensor, cfg: Config) -> Bool[Tensor, ""]:
+    """One optimiser step on the gradients of `loss`, and one of the EMA where the model has one; the flag of a finite step.
 
     A non-finite loss or gradient moves nothing, neither weights nor EMA nor optimiser state, and costs no
     synchronisation: the fused optimiser reads the flag on the device.
@@ -164,8 +173,9 @@ def update(run: Run, loss: Tensor, cfg: Config) -> Tensor:
     optimizer.found_inf = (~ok).float()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    move = ok * (1 - linear(run.step, cfg.num_steps, cfg.ema_decay))
-    ema_update(model.target_encoder, model.encoder, 1 - move)
+    if isinstance(model, JEPA):
+        move = ok * (1 - linear(run.step, cfg.num_steps, cfg.ema_decay))
+        ema_update(model.target_encoder, model.encoder, 1 - move)
     return ok
 
 
@@ -195,39 +205,46 @@ def fit(
 
     patches: the whole data set on the training device, usually uint8. to_batch: casts and scales some of it to floats.
     sampler: draws masks for a batch. watch: held-out patches whose latents feed the collapse panel in `run.history`.
+    checkpoint: written every `save_every` steps and at the end; where it exists, training goes on from it.
     micro_batches: parts into which each process cuts its share of a batch, to save memory; gradients add up, so the step
     is the same unless the objective needs statistics of the whole batch. compile: by default on a GPU only.
-    Raises ValueError for data that do not suit the run, OSError when `checkpoint` cannot be written, and RuntimeError
-    after more than `cfg.max_bad_steps` non-finite batches.
+    Raises ValueError for data that do not suit the run and for a checkpoint of another one, OSError when it cannot be
+    written, and RuntimeError after more than `cfg.max_bad_steps` non-finite batches.
     """
-    device, is_first = _check(run, patches), distributed.rank() == 0
-    if checkpoint and is_first:
-        checkpoints.writable(checkpoint)
-    choose_attention(run.model, plain=device.type == "cpu" and cfg.precision == "bf16")
-    step = wrap(run.model, objective, device.type == "cuda" if compile is None else compile)
+    check_run(run, {"the data": patches, "the watched data": watch})
+    work = checkpoints.resume(checkpoint, run, cfg, objective=objective, sampler=sampler, micro_batches=micro_batches, samples=patches)
+    choose_attention(run.model, plain=patches.device.type == "cpu" and cfg.precision == "bf16")
+    step = wrap(run.model, objective, patches.device.type == "cuda" if compile is None else compile, micro_batches)
     batches = batch_indices(len(patches), cfg.batch_size, run.seed, run.step)
-    recent: list[tuple[Tensor, Tensor]] = []
+    measure = None if watch is None else partial(panel, watch=watch, to_batch=to_batch, sampler=sampler)
+    for recent in loop(run, cfg, measure, progress, checkpoint, save_every, work):
+        masks = sampler(cfg.batch_size, run.generator)
+        recent.append(train_step(run, cfg, step, to_batch, patches, next(batches), masks, micro_batches))
+    return run
+
+
+def loop(
+    run: Run, cfg: Config, measure: Callable[[nn.Module], dict[str, float]] | None, progress: bool, checkpoint: Path | None, save_every: int,
+    work: dict[str, str],
+) -> Iterator[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+    """What surrounds the steps of any training here: counts them, logs every `cfg.log_every`, saves, draws the progress bar.
+
+    The caller takes a step at each turn, and appends its loss and the flag of `update` to the list that it gets.
+    """
+    is_first = distributed.rank() == 0
     bar = progress_bar(run, cfg, progress and is_first)
+    recent: list[tuple[Tensor, Tensor]] = []
     for _ in bar:
-        loss, masks = torch.zeros((), device=device), sampler(cfg.batch_size, run.generator)
-        for part, (idx_B, seen) in enumerate(distributed.share(next(batches), masks, micro_batches), start=1):
-            batch_BNP = to_batch(patches[idx_B.to(device)])
-            with silent(step, part < micro_batches):
-                with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-                    part_loss = step(batch_BNP, seen) / micro_batches
-                part_loss.backward()
-            loss += part_loss.detach()
-        recent.append((loss, update(run, loss, cfg)))
+        yield recent
         run.step += 1
         is_last = run.step == cfg.num_steps
         saves = bool(checkpoint and save_every) and (run.step % save_every == 0 or is_last)
         if run.step % cfg.log_every == 0 or is_last or saves:  # the only place that waits for the device
-            log(run, recent, cfg, watch, to_batch, sampler)
+            log(run, recent, cfg, measure)
             recent.clear()
             bar.set_postfix_str(status(run, cfg, bar.format_dict["rate"]), refresh=False)
         if saves and is_first:
-            save(checkpoint, run, cfg)
-    return run
+            checkpoints.save(checkpoint, run, work)
 
 
 class Step(nn.Module):
@@ -241,11 +258,13 @@ class Step(nn.Module):
         return self.objective(self.model, patches_BNP, masks)
 
 
-def wrap(model: JEPA, objective: Objective, compile: bool) -> nn.Module:
+def wrap(model: JEPA, objective: Objective, compile: bool, micro_batches: int = 1) -> nn.Module:
     """The step that `fit` calls: averaged over processes where there are several, compiled where asked."""
     step: nn.Module = Step(model, objective)
-    if distributed.world() > 1:
-        step = nn.parallel.DistributedDataParallel(step, gradient_as_bucket_view=True)
+    if distributed.world() > 1:  # buffers are tables of positions, the same everywhere; no_sync forbids a static graph
+        step = nn.parallel.DistributedDataParallel(
+            step, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=micro_batches == 1
+        )
     return torch.compile(step, dynamic=False) if compile else step
 
 
@@ -254,15 +273,19 @@ def silent(step: nn.Module, more_to_come: bool):
     return step.no_sync() if more_to_come and hasattr(step, "no_sync") else nullcontext()
 
 
-def _check(run: Run, patches: Tensor) -> torch.device:
-    """The device of model, generator and data; raises ValueError when they differ or the run is not at a step."""
-    devices = {"the model": next(run.model.parameters()).device, "the generator": run.generator.device, "the data": patches.device}
-    if len({device.type for device in devices.values()}) > 1:
-        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ValueError(f"everything must be on one device, but {where}; give train.start the device of the data")
+def check_run(run: Run, data: dict[str, Tensor | None]) -> None:
+    """Raises ValueError when model, generator and data are on different devices or the run is not at a step."""
+    devices = {"the model": next(run.model.parameters()).device, "the generator": run.generator.device}
+    require_one_device(devices | {name: part.device for name, part in data.items() if part is not None})
     if run.step < 0:
         raise ValueError(f"a run cannot be at step {run.step}; start a fresh one with train.start")
-    return patches.device
+
+
+def require_one_device(devices: dict[str, torch.device]) -> None:
+    """Raises ValueError when they differ; a GPU without a number is any."""
+    if len({device.type for device in devices.values()}) > 1 or len({device.index for device in devices.values()} - {None}) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"everything must be on one device, but {where}; give train.start the device of the data")
 
 
 def progress_bar(run: Run, cfg: Config, shown: bool):
@@ -274,11 +297,12 @@ def progress_bar(run: Run, cfg: Config, shown: bool):
 
 
 def status(run: Run, cfg: Config, steps_per_s: float | None) -> str:
-    """Loss, samples per second and the collapse alarm, as of the last log."""
+    """Loss, samples per second, skipped batches if any, and the collapse alarm, as of the last log."""
     last = {name: values[-1] for name, values in run.history.items()}
     alarm = diagnostics.collapsed(last) if "rankme" in last else None
     speed = f", {steps_per_s * cfg.batch_size:.0f} samples/s" if steps_per_s else ""
-    return f"loss {last['loss']:.4f}{speed}{f', ALARM: {alarm}' if alarm else ''}"
+    skipped = f", {run.bad_steps} non-finite batches skipped" if run.bad_steps else ""
+    return f"loss {last['loss']:.4f}{speed}{skipped}{f', ALARM: {alarm}' if alarm else ''}"
 
 
 def choose_attention(model: nn.Module, plain: bool) -> None:
@@ -288,8 +312,8 @@ def choose_attention(model: nn.Module, plain: bool) -> None:
             module.fused_attn = not plain
 
 
-def log(run: Run, recent: list, cfg: Config, watch: Tensor | None, to_batch: Callable, sampler: Sampler) -> None:
-    """Read back the losses since the last call, count bad steps, measure the collapse panel."""
+def log(run: Run, recent: list, cfg: Config, measure: Callable[[nn.Module], dict[str, float]] | None) -> None:
+    """Read back the losses since the last call, count bad steps, measure the model. Without a finite step the loss is NaN."""
     losses, oks = (torch.stack(column) for column in zip(*recent))
     losses = distributed.mean(losses)
     run.bad_steps += int((~oks).sum())
@@ -298,12 +322,15 @@ def log(run: Run, recent: list, cfg: Config, watch: Tensor | None, to_batch: Cal
             f"{run.bad_steps} non-finite batches up to step {run.step}, more than max_bad_steps={cfg.max_bad_steps}; "
             "weights are those of the last finite step. Lower lr, or look for NaN in the data."
         )
-    row = {"step": run.step, "loss": float(losses[oks].mean())}
-    if watch is not None:
-        target_encoder = run.model.target_encoder
-        row |= diagnostics.panel(embed(target_encoder, watch, to_batch), visible_views(target_encoder, watch, to_batch, sampler))
-    for name, value in row.items():
+    row = {"step": run.step, "loss": float(losses[oks].mean()), "bad_steps": run.bad_steps}
+    for name, value in (row | (measure(run.model) if measure else {})).items():
         run.history.setdefault(name, []).append(value)
+
+
+def panel(model: JEPA, watch: Tensor, to_batch: Callable[[Tensor], Tensor], sampler: Sampler) -> dict[str, float]:
+    """The collapse panel of the target encoder on held-out patches."""
+    encoder = model.target_encoder
+    return diagnostics.panel(embed(encoder, watch, to_batch), visible_views(encoder, watch, to_batch, sampler))
 
 
 @torch.no_grad()
@@ -327,40 +354,3 @@ def embed(
     """Frozen features: mean of the latents over the tokens."""
     parts = (to_batch(patches[i : i + batch_size]) for i in range(0, len(patches), batch_size))
     return torch.cat([encoder(part).mean(dim=1) for part in parts])
-
-
-# Checkpoints
-
-
-def save(path: Path, run: Run, cfg: Config) -> None:
-    """Write all of a run (see `checkpoints.write`): weights, EMA, optimiser, generators, step, history."""
-    state = {
-        "config": {name: str(value) for name, value in asdict(cfg).items()},
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "generator": run.generator.get_state(),
-        "torch_generator": torch.get_rng_state(),  # dropout, where a model has it
-        "seed": run.seed,
-        "step": run.step,
-        "bad_steps": run.bad_steps,
-        "history": run.history,
-    }
-    checkpoints.write(path, state)
-
-
-def load(path: Path, run: Run, cfg: Config) -> Run:
-    """Put a checkpoint's state into `run`, and torch's own generator where it was.
-
-    Raises ValueError on a corrupt or foreign file and on one of another config or seed.
-    """
-    state = checkpoints.read(path)
-    ours = {name: str(value) for name, value in asdict(cfg).items()}
-    changed = sorted(name for name in ours if state["config"].get(name) != ours[name])
-    if changed or state["seed"] != run.seed:
-        raise ValueError(f"{path} was written with other settings ({', '.join(changed) or 'seed'}); use another folder")
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_generator"])
-    run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
-    return run

@@ -133,8 +133,6 @@ def train_arm(cfg: Config, world: World, arm: Arm, seed: int, checkpoint: Path |
     cfg = replace(cfg, **(arm.changes or {}))
     device = world.patches.device
     run = train.start(model(cfg, world.grid, world.patches.shape[-1], seed, arm.predictor), seed, device)
-    if checkpoint and checkpoint.exists():
-        train.load(checkpoint, run, cfg)
     return train.fit(run, cfg, world.patches, world.to_batch, arm.sampler, arm.objective, watch=world.probe[:1000],
                      checkpoint=checkpoint, **how)  # fmt: skip
 

@@ -160,7 +160,11 @@ def sizes_by_seed(batch_size, generator):
     [
         (lambda: ensembles.stack([], []), "at least one model"),
         (lambda: ensembles.stack([tiny(), tiny()], [0]), "2 models and 1 seeds"),
+        (lambda: ensembles.stack([tiny()] * 2, [0, 1]), "one model stands for several members"),
+        (lambda: ensembles.stack([], [1]), "0 models and 1 seeds"),
         (lambda: ensembles.stack([tiny(), tiny(), tiny(width=32)], [0, 1, 2]), r"those at \[2\] differ"),
+        (lambda: together((0, 1), patches=DATA.to("meta")), "on one device, but the members on cpu, the data on meta"),
+        (lambda: together((0, 1), watch=DATA.to("meta")), "the watched data on meta"),
         (lambda: together((0, 1), [CFG]), "cfgs has 1 entries for 2 members"),
         (lambda: together((0, 1), predictor_lr=(1.0, 1.0, 1.0)), "predictor_lr has 3 entries for 2 members"),
         (lambda: together((0, 1), [CFG, replace(CFG, batch_size=4, num_steps=9)]), "share num_steps, batch_size"),

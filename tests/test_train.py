@@ -186,9 +186,8 @@ def test_resume_mid_epoch_equals_uninterrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(run=stopped, cast=cast, checkpoint=path, save_every=7, watch=data(30))
-    resumed = train.load(path, train.start(tiny(seed=1), 0, "cpu"), CFG)
-    assert resumed.step == 7
-    fit(run=resumed, watch=data(30))
+    calls["left"] = 5  # of the 12 steps 7 are saved
+    resumed = fit(run=train.start(tiny(seed=1), 0, "cpu"), cast=cast, checkpoint=path, watch=data(30))
     assert torch.equal(weights(whole), weights(resumed))
     ours, theirs = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
     assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ours[k])
@@ -205,44 +204,6 @@ def test_resume_without_the_optimizer_state_would_differ(tmp_path):
     run.model.load_state_dict(half.model.state_dict())
     run.step = 7
     assert not torch.equal(weights(fit(run=run)), weights(half))
-
-
-def test_a_kill_inside_a_checkpoint_write_leaves_the_old_one(tmp_path, monkeypatch):
-    path, run = tmp_path / "checkpoint.pt", fit()
-    train.save(path, run, CFG)
-    before = path.read_bytes()
-
-    def half(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space left"):
-        train.save(path, run, CFG)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "pickle", "empty"])
-def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, damage):
-    path, run = tmp_path / "checkpoint.pt", fit()
-    train.save(path, run, CFG)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
-    elif damage == "foreign":
-        torch.save({"weights": torch.zeros(2)}, path)
-    elif damage == "pickle":
-        torch.save({"format": print}, path)
-    else:
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="not a usable checkpoint"):
-        train.load(path, run, CFG)
-
-
-def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path):
-    path, run = tmp_path / "checkpoint.pt", fit()
-    train.save(path, run, CFG)
-    with pytest.raises(ValueError, match=r"other settings \(lr\)"):
-        train.load(path, run, replace(CFG, lr=1.0))
 
 
 def poisoned(bad_calls):

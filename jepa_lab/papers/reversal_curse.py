@@ -291,7 +291,7 @@ def headless(cfg: Config, out: Path, seed: int = 0, resume: bool = False, micro_
         raise ValueError("the batch is the set of candidates, so it cannot be cut into micro-batches; lower batch_size instead")
     if checkpoint.exists() and not resume:
         raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    one = train_arm(cfg, cfg.arm, seed, "cuda" if torch.cuda.is_available() else "cpu", True, checkpoint, resume, probe=3000)
+    one = train_arm(cfg, cfg.arm, seed, "cuda" if torch.cuda.is_available() else "cpu", True, checkpoint, probe=3000)
     shares = {"reversed": (one.reversed, one.world.reversed), "trained": (one.atomic, one.world.atomic), "group A": (one.taught, one.world.taught)}
     counts = {name: (scores.accuracy, min(3000, len(asked))) for name, (scores, asked) in shares.items()}
     blind = ceiling(one).accuracy
