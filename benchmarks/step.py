@@ -25,13 +25,15 @@ SIZES = {"192": Work(), "96": Work(width=96, depth=4, heads=3, predictor_width=6
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def flops_per_sample(work: Work) -> dict[str, int]:
+def flops_per_sample(work: Work, ours: bool = True) -> dict[str, int]:
     """Floating-point operations of the reference step's matrix products for one image, counted from the shapes.
 
     A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2 D^2,
-    the two of the MLP 16 D^2, scores and weighted sum 4ND. The predictor's last block computes its queries alone, and of the
-    context only keys and values, 4 D^2. Backward is twice forward, except at the patch embedding, whose input needs no
-    gradient. Elementwise work, norms and the optimiser count nothing.
+    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding, whose
+    input needs no gradient. Elementwise work, norms and the optimiser count nothing.
+
+    Ours computes less: only the context's patches are embedded for it, and the predictor's last block computes its queries
+    alone, and of the context only keys and values, 4 D^2. Peers embed all patches and run that block in full.
     """
     tokens, context, hidden = work.grid[0] * work.grid[1], work.num_context, work.target_shape[0] * work.target_shape[1]
     width, narrow = work.width, work.predictor_width
@@ -39,13 +41,12 @@ def flops_per_sample(work: Work) -> dict[str, int]:
     def blocks(count: int, size: int, depth: int) -> int:
         return depth * count * (24 * size**2 + 4 * count * size)
 
-    last = hidden * (24 * narrow**2 + 4 * (context + hidden) * narrow) + context * 4 * narrow**2
-
-    embed = 2 * 3 * work.patch**2 * width
+    last = hidden * (24 * narrow**2 + 4 * (context + hidden) * narrow) + context * 4 * narrow**2 if ours else blocks(context + hidden, narrow, 1)
+    embed, embedded = 2 * 3 * work.patch**2 * width, context if ours else tokens
     predicted = work.num_targets * (blocks(context + hidden, narrow, work.predictor_depth - 1) + last + 2 * hidden * narrow * width)
     return {
         "target forward": tokens * embed + blocks(tokens, width, work.depth),
-        "context forward and backward": 2 * context * embed + 3 * blocks(context, width, work.depth),
+        "context forward and backward": 2 * embedded * embed + 3 * blocks(context, width, work.depth),
         "predictor forward and backward": 3 * (2 * context * width * narrow + predicted),
     }
 
@@ -129,12 +130,12 @@ def best_rates(steps: dict) -> dict[str, dict]:
 
 def table(measured: dict, work: Work) -> list[dict]:
     """One row for each contender and precision, fastest first."""
-    ceilings, flops, rows = best_rates(measured["steps"]), sum(flops_per_sample(work).values()), []
+    ceilings, rows = best_rates(measured["steps"]), []
     for (name, precision), answers in measured["steps"].items():
         if name == "ceiling":
             continue
         rates = [work.batch_size / one["cpu_s"] for one in answers]
-        top = ceilings.get(precision, {}).get("gflop_per_cpu_s")
+        top, flops = ceilings.get(precision, {}).get("gflop_per_cpu_s"), sum(flops_per_sample(work, name == "ours").values())
         rows.append({
             "contender": name,
             "precision": precision,
@@ -203,6 +204,7 @@ def report(work: Work, rounds: int, threads: int, warmup: int = 3, only: list[st
         "load": {"before": before, "after": os.getloadavg()},
         "work": asdict(work),
         "mflop_per_sample": {part: count / 1e6 for part, count in flops_per_sample(work).items()},
+        "mflop_per_sample_of_peers": {part: count / 1e6 for part, count in flops_per_sample(work, ours=False).items()},
         "ceilings": best_rates(measured["steps"]),
         "largest_loss_difference": same_work(rows),
         "preparation_share": measured["preparation_s"] / min(ours) if ours else None,
@@ -215,11 +217,11 @@ def report(work: Work, rounds: int, threads: int, warmup: int = 3, only: list[st
 
 def text(found: dict) -> str:
     """The report for people."""
-    total = sum(found["mflop_per_sample"].values())
+    total, theirs = (sum(found[whose].values()) for whose in ("mflop_per_sample", "mflop_per_sample_of_peers"))
     lines = [
         f"{found['device']}, {found['threads']} thread(s), load {found['load']['before'][0]:.1f} before and {found['load']['after'][0]:.1f} after",
         f"one step: batch {found['work']['batch_size']}, {total:.0f} MFLOP a sample ("
-        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items()) + f"); {found['rounds']} rounds",
+        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items()) + f"), a peer's {theirs:.0f}; {found['rounds']} rounds",
         *(f"ceiling {p}: {c['gflop_per_cpu_s']:.0f} GFLOP per CPU second ({c['found_at']})" for p, c in found["ceilings"].items()),
         "",
         f"{'contender':<12}{'precision':<20}{'samples/CPU-s':>14}{'median':>9}{'of ceiling':>12}{'peak MB':>9}{'step MB':>9}",

@@ -76,6 +76,21 @@ def test_counted_operations_are_those_that_torch_counts(work):
     assert counter.get_total_flops() == 2 * sum(step.flops_per_sample(work).values())
 
 
+def counted(peer: peers.Peer, work: peers.Work) -> int:
+    """What torch counts in a peer's forward and backward passes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    given = next(peers.batches(peers.inputs(work, num_batches=1)))
+    for module in (peer.encoder, peer.predictor):
+        train.choose_attention(module, plain=True)
+    with FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            peer.encode(peer.encoder, given.images, None)
+        context = peer.encode(peer.encoder, given.images, given.context_idx)
+        peer.predict(peer.predictor, context, given.context_idx, list(given.target_idx.unbind(1))).sum().backward()
+    return counter.get_total_flops()
+
+
 def peer_in_torch(work: peers.Work) -> peers.Peer:
     """A stand-in for a peer, with the official code's calls and names of weights, on our own modules' arithmetic."""
     from torch import nn
@@ -132,6 +147,11 @@ def test_a_peer_of_another_shape_is_refused():
     given = peers.inputs(TINY, num_batches=1)
     with pytest.raises(ValueError, match="weights differ from the reference"):
         peers.theirs(peer_in_torch(replace(TINY, depth=2)), TINY, given["weights"], "float32")
+
+
+def test_a_peers_operations_are_counted_in_full():
+    count = lambda ours: TINY.batch_size * sum(step.flops_per_sample(TINY, ours).values())  # noqa: E731
+    assert counted(peer_in_torch(TINY), TINY) == count(ours=False) > count(ours=True)
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
