@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         """Latents of the whole grid, or of the tokens `idx_BC` alone, each with its true position; no registers.
 
         Tokens are gathered before the embedding, so hidden ones cost nothing.
-        Raises ValueError when the patches do not fit the grid.
+        Raises ValueError when the patches do not fit the grid, RuntimeError for an index outside of it.
         """
         hidden = self._encode(patches_BNP, idx_BC)
         return hidden[:, self.num_registers :] if self.num_registers else hidden
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
             )
         position_D = self.position_ND
         if idx_BC is not None:
-            patches_BNP = patches_BNP.take_along_dim(idx_BC[..., None], dim=1)
+            patches_BNP = patches_BNP.gather(1, repeat(idx_BC, "b c -> b c p", p=self.patch_dim))  # take_along_dim would count back from -1
             position_D = self.position_ND[idx_BC]
         tokens = self.embed(patches_BNP) + position_D
         if self.num_registers:

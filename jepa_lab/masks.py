@@ -200,7 +200,11 @@ def context_budget(
     quantile: float = 0.1,
     draws: int = 2048,
 ) -> int:
-    """The ``num_context`` that a share ``1 - quantile`` of the unconditioned draws can supply (at least 1)."""
+    """The ``num_context`` that a share ``1 - quantile`` of the unconditioned draws can supply (at least 1).
+
+    Raises ValueError for a quantile outside 0 <= quantile < 1 and for blocks that do not fit.
+    """
+    _require(0 <= quantile < 1, f"quantile must satisfy 0 <= quantile < 1, got {quantile}")
     size = _check_blocks(grid, num_targets, target_shapes, 1)
     u_BP = _uniform(draws, 3 * num_targets + 3, torch.Generator().manual_seed(0))
     open_B = _draw_blocks(u_BP, grid, num_targets, target_shapes, context_scale)[-1].sum((0, 1)).flatten()
@@ -378,6 +382,10 @@ def multi_block_published(
     number; (2) sides strictly below the grid's and the last corner excluded, so the last row and column
     are never used; (3) a context of ``min_keep`` tokens or fewer is drawn again, and every 20 failures one
     target less is kept out of it; (4) all contexts cut to the shortest of the batch in raster order.
+
+    Left out: the authors draw a *target* of ``min_keep`` tokens or fewer again, too. Its size is fixed for the batch, so
+    that check passes at once or never: on 7 x 7 tokens with their ``min_keep`` of 10 their code hangs in nine batches of
+    ten, since targets have 12 tokens at most and mostly 6 to 9.
     """
     _require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
     _require(len(grid) == 2, f"block masks need a grid (rows, columns), got {grid}")

@@ -197,3 +197,9 @@ def test_bf16_autocast_stays_within_two_percent():
 def test_bad_input_gets_one_clear_error(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("index", [-1, 16])
+def test_an_index_outside_of_the_grid_is_refused(index):
+    with pytest.raises(RuntimeError, match=f"index {index} is out of bounds"):
+        build()(patches(16), torch.tensor([[0, index]] * 2))

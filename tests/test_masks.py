@@ -441,6 +441,7 @@ IMPOSSIBLE = {
     "empty batch": (lambda g: masks.multi_block((4, 4), 0, g, **BLOCKS), "batch_size"),
     "blocks on a line": (lambda g: masks.multi_block((16,), 2, g, **BLOCKS), r"\(rows, columns\)"),
     "aspect that no block has": (lambda g: masks.block_shapes((3, 3), aspect=(5.0, 6.0)), "widen aspect"),
+    "a budget that no draw can supply": (lambda g: masks.context_budget((4, 4), [(2, 2)], quantile=1.0), "0 <= quantile < 1, got 1.0"),
     "scale of the whole grid": (lambda g: masks.block_shapes((3, 3), scale=(0.5, 1.0)), "scale must"),
     "area without a block": (lambda g: masks.single_block((5, 5), 2, g, target_size=7, num_context=4), "no block of 7"),
     "more tokens than there are": (lambda g: masks.random_tokens((3, 3), 2, g, num_targets=2, target_size=5, num_context=5), "needs? 10"),

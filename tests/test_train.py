@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -22,8 +23,12 @@ SAMPLER = partial(masks.multi_block, GRID, num_targets=2, target_shapes=[(1, 2),
 
 
 def tiny(seed=0, out_dim=WIDTH):
+    """A small model whose target encoder is not the encoder, as after some training."""
     torch.manual_seed(seed)
-    return train.JEPA(Encoder(GRID, PATCH_DIM, WIDTH, 2, 2), Predictor(GRID, WIDTH, 8, 1, 2, out_dim))
+    model = train.JEPA(Encoder(GRID, PATCH_DIM, WIDTH, 2, 2), Predictor(GRID, WIDTH, 8, 1, 2, out_dim))
+    for p in model.target_encoder.parameters():
+        p.add_(0.1 * torch.randn_like(p))
+    return model
 
 
 def data(n=40):
@@ -67,11 +72,17 @@ def test_weight_decay_spares_vectors_and_learned_tokens():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("samples", [1, 128, 300])
-def test_targets_of_a_part_at_a_time_are_those_of_the_whole_batch(samples):
-    encoder, (patches, _) = tiny().target_encoder, batch(40)
-    patches = patches.repeat(8, 1, 1)[:samples]
-    torch.testing.assert_close(train.encode_all(encoder, patches), encoder(patches))
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("samples", [1, 128, 256, 300])
+def test_targets_of_a_part_at_a_time_are_those_of_the_whole_batch(samples, bf16):
+    """To the last bit where the parts of 128 are full."""
+    model, (patches, _) = tiny(), batch(40)
+    train.choose_attention(model, plain=bf16)
+    patches, encoder = patches.repeat(8, 1, 1)[:samples], model.target_encoder
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        parts, whole = train.encode_all(encoder, patches), encoder(patches)
+    torch.testing.assert_close(parts, whole)
+    assert samples == 300 or torch.equal(parts, whole)
 
 
 def test_objective_equals_a_slow_reference():
@@ -206,29 +217,43 @@ def test_resume_without_the_optimizer_state_would_differ(tmp_path):
     assert not torch.equal(weights(fit(run=run)), weights(half))
 
 
-def poisoned(bad_calls):
+def poisoned(bad_calls, poison=math.nan):
     calls = {"n": 0}
 
     def cast(patches):
         calls["n"] += 1
         batch_BNP = to_batch(patches)
-        return batch_BNP * (math.nan if calls["n"] in bad_calls else 1.0)
+        return batch_BNP * (poison if calls["n"] in bad_calls else 1.0)
 
     return cast
 
 
-def test_a_non_finite_batch_moves_nothing_and_is_counted():
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_non_finite_batch_moves_nothing_and_is_counted(poison):
     cfg = replace(CFG, num_steps=4)
     run = fit(cfg)
     before, moments = weights(run).clone(), copy.deepcopy(run.optimizer.state_dict()["state"])
-    fit(replace(cfg, num_steps=6, log_every=1, max_bad_steps=5), run=run, cast=poisoned({1}), patches=data())
+    fit(replace(cfg, num_steps=6, log_every=1, max_bad_steps=5), run=run, cast=poisoned({1}, poison), patches=data())
     # step 5 was bad: after it, the state must be that of step 4; so replay only the bad step
     again = fit(cfg)
-    fit(replace(cfg, num_steps=5, log_every=5), run=again, cast=poisoned({1}))
+    fit(replace(cfg, num_steps=5, log_every=5), run=again, cast=poisoned({1}, poison))
     assert torch.equal(weights(again), before) and again.bad_steps == 1 and run.bad_steps == 1
+    assert run.history["bad_steps"] == [0, 1, 1] and math.isnan(run.history["loss"][1])
+    assert train.status(run, cfg, None).endswith(", 1 non-finite batches skipped")
     after = again.optimizer.state_dict()["state"]
     assert all(torch.equal(after[k][name], moments[k][name]) for k in moments for name in moments[k])
     assert torch.isfinite(weights(run)).all() and not torch.equal(weights(run), before)
+
+
+def test_a_finite_loss_with_an_infinite_gradient_moves_nothing():
+    def steep(model, patches_BNP, masks):
+        bias = model.encoder.norm.bias
+        return train.jepa_objective(model, patches_BNP, masks) + (bias - bias.detach()).sqrt().sum()  # 0, of infinite slope
+
+    run = train.start(tiny(), 0, "cpu")
+    before = weights(run).clone()
+    fit(run=run, objective=steep)
+    assert torch.equal(weights(run), before) and run.bad_steps == CFG.num_steps
 
 
 def test_too_many_non_finite_batches_stop_the_run_and_name_the_step():
@@ -247,9 +272,11 @@ def test_the_progress_bar_says_loss_speed_and_collapse():
     assert "ALARM: complete collapse" in train.status(run, CFG, None)
 
 
-def test_bf16_autocast_stays_near_float32():
+@pytest.mark.parametrize("plain", [False, True])  # `fit` takes plain attention on a CPU
+def test_bf16_autocast_stays_near_float32(plain):
     model, (patches, drawn) = tiny(), batch(16)
     exact = train.jepa_objective(model, patches, drawn)
+    train.choose_attention(model, plain)
     with torch.autocast("cpu", torch.bfloat16):
         rough = train.jepa_objective(model, patches, drawn)
     assert rough.dtype == torch.float32
@@ -299,6 +326,32 @@ def test_compiled_equals_eager_without_graph_breaks():
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
 
+class Unfused(torch.optim.AdamW):
+    """The meta device has no fused optimiser, and no other one takes the flag of a bad batch."""
+
+    def step(self):
+        del self.found_inf
+        super().step()
+
+
+def stepped(model, patches, drawn):
+    """Shapes of all that a step makes: loss, flag, gradients, the optimiser's moments; the EMA is updated on the way."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    run = train.Run(model, Unfused([{"params": trained, "decayed": True}]), torch.Generator(), 0)
+    loss = train.jepa_objective(model, patches, drawn)
+    loss.backward()
+    grads = [p.grad.shape for p in trained]
+    ok = train.update(run, loss.detach(), CFG)
+    assert ok.device == loss.device
+    return loss.shape, ok.shape, grads, [{name: part.shape for name, part in run.optimizer.state[p].items()} for p in trained]
+
+
+def test_a_step_on_the_meta_device_has_the_shapes_of_one_on_the_cpu():
+    patches, drawn = batch()
+    there = Masks(drawn.context_idx.to("meta"), drawn.target_idx.to("meta"), GRID)
+    assert stepped(tiny().to("meta"), patches.to("meta"), there) == stepped(tiny(), patches, drawn)
+
+
 def test_a_step_at_paper_size_has_the_right_shapes_and_no_stray_tensor():
     """ViT-H/14 with its predictor on the meta device: any tensor made on another device, or any read-back, raises."""
     with torch.device("meta"):
@@ -307,8 +360,9 @@ def test_a_step_at_paper_size_has_the_right_shapes_and_no_stray_tensor():
         patches = torch.zeros(2, 256, 588)
     pred = model.predictor(model.encoder(patches, drawn.context_idx), drawn)
     assert pred.shape == (2, 4, 42, 1280)
-    train.jepa_objective(model, patches, drawn).backward()
-    assert model.encoder.embed.weight.grad.shape == (1280, 588)
+    loss, ok, grads, moments = stepped(model, patches, drawn)
+    trained = [p.shape for p in model.parameters() if p.requires_grad]
+    assert loss == ok == () and grads == trained == [part["exp_avg"] for part in moments]
     assert sum(p.numel() for p in model.encoder.parameters()) == pytest.approx(630e6, rel=0.01)  # ViT-H: 632 M with its [cls] parts
 
 
@@ -327,14 +381,37 @@ def test_position_codes_tell_every_cell_apart():
         (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 2)(torch.zeros(2, 9, PATCH_DIM)), "expected patches"),
         (lambda: next(train.batch_indices(3, 8, 0)), "cannot fill one batch"),
         (lambda: fit(patches=data().to("meta")), "everything must be on one device, but the model on cpu"),
+        (lambda: fit(watch=data(30).to("meta")), "one device, but .* the watched data on meta"),
+        (lambda: train.require_one_device({"the model": torch.device("cuda:0"), "the data": torch.device("cuda:1")}), "the data on cuda:1"),
         (lambda: fit(run=replace(train.start(tiny(), 0, "cpu"), step=-1)), "cannot be at step -1"),
-        (lambda: fit(patches=data()[:0]), "0 samples cannot fill"),
+        (lambda: fit(patches=data()[:0]), "the data set is empty"),
         (lambda: fit(patches=data()[:, :9]), "expected patches"),
         (lambda: fit(micro_batches=3), "does not divide"),
         (lambda: train.Config(num_steps=-1), "num_steps must be at least 1"),
         (lambda: train.Config(precision="fp8"), "precision is"),
+        (lambda: train.Config(lr=0.0), "lr must be a positive number, got 0.0"),
+        (lambda: train.Config(clip_norm=-1.0), "clip_norm must be a positive number"),
+        (lambda: train.Config(warmup=1.1), "warmup must lie between 0 and 1, got 1.1"),
+        (lambda: train.Config(ema_decay=(0.99, 1.01)), r"ema_decay must lie between 0 and 1, got \(0.99, 1.01\)"),
+        (lambda: train.Config(ema_decay=(-0.1, 1.0)), "ema_decay must lie between"),
+        (lambda: train.Config(weight_decay=(0.04, -0.4)), "weight_decay must not be negative"),
+        (lambda: train.Config(lr=math.nan), "lr must be a positive number"),
     ],
 )
 def test_bad_input_gets_one_clear_error(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_shapes_are_checked_in_this_suite_and_cost_nothing_in_production():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        train.jepa_objective(tiny(), torch.zeros(2, 16), batch()[1])
+    program = """if True:
+        import inspect, sys
+        from jepa_lab import ensembles, recall, train
+        assert inspect.unwrap(train.jepa_objective) is train.jepa_objective and inspect.unwrap(train.Encoder.forward) is train.Encoder.forward
+        assert "beartype" not in sys.modules and "typeguard" not in sys.modules
+        print("free")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "free", done.stderr[-2000:]
