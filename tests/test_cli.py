@@ -1,6 +1,7 @@
 """Every verb explains itself, fails in one line, and says so by its exit code."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from types import ModuleType
 import pytest
 from conftest import write_notebook
 
-from jepa_lab import records
+from jepa_lab import records, worlds
 from jepa_lab.__main__ import main
 from jepa_lab.claims import Claim
-from jepa_lab.data import fetch
+from jepa_lab.data import fetch, images
 from jepa_lab.publish import browser, chapters
 
 VERBS = [["run"], ["batch"], ["book"], ["claims"], ["data"], ["data", "list"], ["data", "fetch"], ["data", "verify"], ["train"]]
@@ -106,6 +107,20 @@ def test_train_hands_everything_typed_to_the_paper(book, capsys, monkeypatch, tm
     typed = ["--preset", "smoke", "--out", str(tmp_path / "here"), "--resume", "--seed", "3", "-p", "lr=0.5", "--micro-batches", "2"]
     assert main(["train", "tiny", *typed]) == 0
     assert seen == {"config": Tiny(0.5), "out": tmp_path / "here", "resume": True, "seed": 3, "micro_batches": 2}
+
+
+def test_train_of_a_real_paper_scores_refuses_to_overwrite_and_resumes(monkeypatch, capsys, tmp_path):
+    everything, test = images.digits("train"), images.digits("test")
+    parts = *images.split(everything, (1200, 300), seed=0), test  # no download
+    monkeypatch.setattr(worlds, "garments", lambda cfg: parts)
+    typed = ["train", "masking", "--preset", "smoke", "-p", "num_steps=4", "--out", str(tmp_path)]
+    assert main(typed) == 0 and (tmp_path / "checkpoint.pt").is_file()
+    scores = capsys.readouterr().out
+    assert re.search(r"linear: 0\.\d+ \[0\.\d+, 0\.\d+\]\nknn: .*\nfew_label: ", scores) and str(tmp_path) in scores
+    assert main(typed) == 1 and "go on with --resume" in capsys.readouterr().err
+    assert main([*typed, "--resume"]) == 0 and capsys.readouterr().out == scores
+    assert main([*typed, "--resume", "-p", "lr=0.1"]) == 1
+    assert "other settings (lr)" in capsys.readouterr().err
 
 
 def test_train_refuses_an_unknown_field_before_anything_starts(capsys):

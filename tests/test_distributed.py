@@ -1,4 +1,4 @@
-"""Two processes train as one: the same masks, weights, EMA, history and skipped batches."""
+"""Two processes train as one: the same masks, weights, EMA, history and skipped batches; a run that was cut goes on."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ PROGRAM = """if True:
         batch = (part.float() - 128) / 64
         return torch.where((part[:, :1, :1] > 240) & poison, torch.nan, batch)
 
-    def trained(objective, **how):
+    def trained(objective, cast=cast, **how):
         torch.manual_seed(0)
         run = train.start(train.JEPA(Encoder((4, 4), 9, 16, 2, 2), Predictor((4, 4), 16, 8, 1, 2, 16)), 0, "cpu")
         for group in run.optimizer.param_groups:  # Adam would blow up rounding where a gradient is zero, as that of a key bias
@@ -48,10 +48,21 @@ PROGRAM = """if True:
         weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
         return {"weights": weights, "loss": run.history["loss"], "rankme": run.history["rankme"], "bad_steps": run.bad_steps}
 
-    poison, results = torch.tensor(False), {}
+    def cut(part):
+        casts.append(part)
+        if len(casts) == 7:  # in step 5: the log of step 3 casts twice
+            raise KeyboardInterrupt
+        return cast(part)
+
+    poison, results, casts = torch.tensor(False), {}, []
     results["jepa"] = trained(train.jepa_objective)
     results["statistics"] = trained(whole_batch_statistics)
     results["micro"] = trained(train.jepa_objective, micro_batches=2, checkpoint=folder / f"of{processes}.pt", save_every=6)
+    try:
+        trained(train.jepa_objective, cut, checkpoint=folder / f"cut{processes}.pt", save_every=3)
+    except KeyboardInterrupt:
+        assert (folder / f"cut{processes}.pt").exists()
+        results["resumed"] = trained(train.jepa_objective, checkpoint=folder / f"cut{processes}.pt")
     poison = torch.tensor(True)
     results["poison"] = trained(train.jepa_objective)
     torch.save(results, folder / f"{processes}-{distributed.rank()}.pt")
@@ -73,13 +84,19 @@ def results(tmp_path_factory):
     return {key: torch.load(folder / f"{key[0]}-{key[1]}.pt") for key in ((1, 0), (2, 0), (2, 1))}
 
 
-@pytest.mark.parametrize("kind", ["jepa", "statistics", "micro", "poison"])
+@pytest.mark.parametrize("kind", ["jepa", "statistics", "micro", "resumed", "poison"])
 def test_two_gloo_processes_equal_one(results, kind):
     one, first, second = (results[key][kind] for key in ((1, 0), (2, 0), (2, 1)))
     assert torch.equal(first["weights"], second["weights"]) and first["loss"] == second["loss"]
     torch.testing.assert_close(first["weights"], one["weights"], rtol=0, atol=2e-6)
     assert first["loss"] == pytest.approx(one["loss"], rel=1e-4) and first["rankme"] == pytest.approx(one["rankme"], rel=1e-3)
     assert first["bad_steps"] == second["bad_steps"] == one["bad_steps"]
+
+
+@pytest.mark.parametrize("key", [(1, 0), (2, 0), (2, 1)])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one_on_as_many_processes(results, key):
+    resumed, whole = results[key]["resumed"], results[key]["jepa"]
+    assert torch.equal(resumed["weights"], whole["weights"]) and resumed["loss"] == whole["loss"] and resumed["rankme"] == whole["rankme"]
 
 
 def test_the_comparison_could_fail(results):
