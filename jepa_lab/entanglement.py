@@ -34,30 +34,50 @@ class Entanglement(NamedTuple):
 
 
 @torch.no_grad()
-def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"], layer: int = -1) -> Float[Tensor, "N H"]:
-    """alpha: activations of a recognition MLP (the last) at a name's last token; for a memory, which row is read (one-hot)."""
-    if isinstance(model.entities, Memory):
-        return F.one_hot(entities_N, len(model.names)).float()
-    kept: list[Tensor] = []
-    handle = model.entities.blocks[layer].down.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0][:, -1]))
+def activations(model: ConceptJEPA | TokenAR, entities_N: Int64[Tensor, "N"]) -> dict[str, Float[Tensor, "N H"]]:
+    """alpha by layer: MLP activations at a name's last token, in every block that the name passes by itself.
+
+    A memory counts as one layer: which row is read (one-hot).
+    """
+    kept: dict[str, Tensor] = {}
+    jepa = isinstance(model, ConceptJEPA)
+    memory = model.entities if jepa and isinstance(model.entities, Memory) else None if jepa else model.memory
+    if memory is not None:
+        kept["memory"] = F.one_hot(entities_N, len(model.names)).float()
+    recognition = list(model.entities.blocks) if jepa and memory is None else []
+    layers = {f"recognition {i}": block for i, block in enumerate(recognition, 1)} | {
+        f"{'semantic' if jepa else 'layer'} {i}": block for i, block in enumerate(model.semantic if jepa else model.blocks, 1)}
+    hooks = [block.down.register_forward_pre_hook(lambda _, inputs, name=name: kept.__setitem__(name, inputs[0][:, -1].float())) for name, block in layers.items()]
     try:
-        model.concepts(entities_N)
+        if jepa:
+            x_NSD, seen_NS = model.concepts(entities_N)[:, None], None
+        else:
+            names_NT = model.names[entities_N]
+            x_NSD = model.tokens(names_NT) if memory is None else memory(entities_N)[:, None]
+            seen_NS = names_NT != PAD if model.padded and memory is None else None
+        for block in model.semantic if jepa else model.blocks:
+            x_NSD = block(x_NSD, seen_NS)
     finally:
-        handle.remove()
-    return kept[0].float()
+        for hook in hooks:
+            hook.remove()
+    return kept
+
+
+def hidden_activations(model: ConceptJEPA, entities_N: Int64[Tensor, "N"]) -> Float[Tensor, "N H"]:
+    """alpha of the last recognition MLP, or of the memory: what makes the concept."""
+    return [alpha for name, alpha in activations(model, entities_N).items() if name.startswith(("recognition", "memory"))][-1]
 
 
 def measure(model: ConceptJEPA, facts_A3: Int64[Tensor, "A 3"], entities_N: Int64[Tensor, "N"], step: float = 1e-3, centred: bool = True) -> Entanglement:
     """Take one small gradient step on each fact, through its subject's name alone, and see who else moves.
 
-    centred: what b moves beyond the mean of all entities, for a drift that all share changes no answer.
+    centred: contamination is what b moves beyond the mean of all entities, for a drift that all share changes no answer.
+    The overlap isn't centred: less the mean its denominator can vanish, and a correlation per entity a needs no centring.
 
     facts_A3: one fact per taught entity, with the gradient of its loss over all entities. The model is left unchanged.
     """
     alpha_AH, beta_NH = hidden_activations(model, facts_A3[:, 0]), hidden_activations(model, entities_N)
-    everyone_E = torch.arange(len(model.names), device=facts_A3.device)
-    drift_H = hidden_activations(model, everyone_E).mean(0) if centred else torch.zeros_like(alpha_AH[0])
-    overlap_AN = alpha_AH @ (beta_NH - drift_H).T / (alpha_AH * (alpha_AH - drift_H)).sum(1, keepdim=True)
+    overlap_AN = alpha_AH @ beta_NH.T / alpha_AH.square().sum(1, keepdim=True)
     moved = torch.stack([_moves(model, fact, entities_N, step, centred) for fact in facts_A3])
     own_AN = facts_A3[:, :1] == entities_N
     return Entanglement(overlap_AN.masked_fill(own_AN, torch.nan), moved.masked_fill(own_AN, torch.nan))
@@ -88,9 +108,8 @@ def _moves(model: ConceptJEPA, fact_3: Int64[Tensor, "3"], entities_N: Int64[Ten
     return change_ED[entities_N] @ change_ED[subject[0]] / change_ED[subject[0]].square().sum()
 
 
-@torch.no_grad()
-def by_layer(model: ConceptJEPA, most: int = 2000) -> list[tuple[float, float]]:
-    """Per recognition layer, the mean cosine of hidden activations between entities that share a name token, and that don't (nan: none do).
+def by_layer(model: ConceptJEPA | TokenAR, most: int = 2000) -> dict[str, tuple[float, float]]:
+    """Per layer the mean cosine of `activations` between entities that share a name token, and that don't (nan: none do).
 
     Binding shows as the first falling to the second: names that look alike have become different things.
     Of more than `most` entities, only the first are compared.
@@ -99,11 +118,10 @@ def by_layer(model: ConceptJEPA, most: int = 2000) -> list[tuple[float, float]]:
     everyone_E = torch.arange(len(names_ET), device=names_ET.device)
     shared_EE = sharing(names_ET, names_ET)
     same_EE = torch.eye(len(everyone_E), dtype=torch.bool, device=shared_EE.device)
-    rows = []
-    for layer in range(1 if isinstance(model.entities, Memory) else len(model.entities.blocks)):
-        alpha_EH = F.normalize(hidden_activations(model, everyone_E, layer), dim=1)
-        cosine_EE = alpha_EH @ alpha_EH.T
-        rows.append((float(cosine_EE[shared_EE & ~same_EE].mean()), float(cosine_EE[~shared_EE].mean())))
+    rows = {}
+    for layer, alpha_EH in activations(model, everyone_E).items():
+        cosine_EE = F.normalize(alpha_EH, dim=1) @ F.normalize(alpha_EH, dim=1).T
+        rows[layer] = float(cosine_EE[shared_EE & ~same_EE].mean()), float(cosine_EE[~shared_EE].mean())
     return rows
 
 

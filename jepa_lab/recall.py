@@ -20,12 +20,13 @@ Model = ConceptJEPA | TokenAR
 
 
 class Recall(NamedTuple):
-    """Scores on a set of facts. Ranks are among all entities of both groups; nan where a model has no such ranks."""
+    """Scores on a set of facts. Ranks are among all entities of both groups; nan where they were not asked for."""
 
     accuracy: float  # the right entity comes first; for spelled names every token is right
-    mrr: float  # mean of 1 / rank, rank = 1 + number of strictly higher scores
+    mrr: float  # mean of 1 / rank, rank = 1 + number of other entities that score as high or higher
     over_partner: float  # how often the right entity beats another partner of the subject: 0.5 if the relation is ignored
     partner_on_top: float  # the answer is another partner of the subject
+    closed: float  # the right entity outscores all others: a spelling model with the list of names in hand; else the accuracy
 
 
 def blind(partners_ER: Int64[Tensor, "E R"], facts_B3: Int64[Tensor, "B 3"]) -> Recall:
@@ -33,16 +34,20 @@ def blind(partners_ER: Int64[Tensor, "E R"], facts_B3: Int64[Tensor, "B 3"]) -> 
     counts_B = (partners_ER[facts_B3[:, 0]] >= 0).sum(1)
     harmonic = torch.cumsum(1 / torch.arange(1.0, int(counts_B.max()) + 1), 0)
     first = float((1 / counts_B).mean())
-    return Recall(first, float((harmonic[counts_B - 1] / counts_B).mean()), 0.5, 1 - first)
+    return Recall(first, float((harmonic[counts_B - 1] / counts_B).mean()), 0.5, 1 - first, first)
 
 
 @torch.no_grad()
-def recall(model: Model, facts_B3: Int64[Tensor, "B 3"], partners_ER: Int64[Tensor, "E R"]) -> Recall:
-    """Scores of a model in evaluation mode, which is left as it was."""
+def recall(model: Model, facts_B3: Int64[Tensor, "B 3"], partners_ER: Int64[Tensor, "E R"], ranked: int = 0) -> Recall:
+    """Scores of a model in evaluation mode, which is left as it was.
+
+    ranked: where names are spelled, so many questions, the first, are ranked by the likelihood of every whole name (slow).
+    """
     training, others_BR = model.training, partners_ER[facts_B3[:, 0]]
     rival_BR = (others_BR != facts_B3[:, 2:]) & (others_BR >= 0)
     model.eval()
-    result = (_recall_names if spells(model) else _recall_entities)(model, facts_B3, others_BR.clamp(min=0), rival_BR)
+    asked = facts_B3, others_BR.clamp(min=0), rival_BR
+    result = _recall_names(model, *asked, ranked) if spells(model) else _recall_entities(model, *asked)
     model.train(training)
     return result
 
@@ -52,23 +57,32 @@ def spells(model: Model) -> bool:
     return isinstance(model, TokenAR) and model.spelling.shape[1] > 1
 
 
+def rank(scores_BE: Float[Tensor, "B E"], right_B: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    """The place of the right entity; equal scores and NaN count against it, so that a constant is no answer."""
+    return (~(scores_BE < scores_BE.gather(1, right_B[:, None]))).sum(1)
+
+
 def _recall_entities(model: Model, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor) -> Recall:
     scores_BE = entity_scores(model, facts_B3)
-    right_B1 = scores_BE.gather(1, facts_B3[:, 2:])
-    rank_B = 1 + (scores_BE > right_B1).sum(1)
-    wins_BR = right_B1 > scores_BE.gather(1, others_BR)
+    rank_B = rank(scores_BE, facts_B3[:, 2])
+    wins_BR = scores_BE.gather(1, facts_B3[:, 2:]) > scores_BE.gather(1, others_BR)
     on_top_B = ((scores_BE.argmax(1, keepdim=True) == others_BR) & rival_BR).any(1)
-    return Recall(_mean(rank_B == 1), _mean(1 / rank_B), _share(wins_BR, rival_BR), _mean(on_top_B))
+    first = _mean(rank_B == 1)
+    return Recall(first, _mean(1 / rank_B), _share(wins_BR, rival_BR), _mean(on_top_B), first)
 
 
-def _recall_names(model: TokenAR, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor) -> Recall:
+def _recall_names(model: TokenAR, facts_B3: Tensor, others_BR: Tensor, rival_BR: Tensor, ranked: int) -> Recall:
     likelihood_B, exact_B = model.log_likelihood(facts_B3)
     wins, spelled = [], []
     for others_B in others_BR.T:
         log_p, said = model.log_likelihood(torch.stack([facts_B3[:, 0], facts_B3[:, 1], others_B], 1))
         wins.append(likelihood_B > log_p)
         spelled.append(said)
-    return Recall(_mean(exact_B), float("nan"), _share(torch.stack(wins, 1), rival_BR), _mean((torch.stack(spelled, 1) & rival_BR).any(1)))
+    ranks = [rank(ask(model, s, r)[None], facts_B3[i : i + 1, 2]) for i, (s, r, _) in enumerate(facts_B3[:ranked].tolist())]
+    rank_B = torch.cat(ranks) if ranks else torch.full((1,), torch.nan)
+    on_top = _mean((torch.stack(spelled, 1) & rival_BR).any(1))
+    closed = _mean(rank_B == 1) if ranks else float("nan")
+    return Recall(_mean(exact_B), _mean(1 / rank_B), _share(torch.stack(wins, 1), rival_BR), on_top, closed)
 
 
 def _mean(values: Tensor) -> float:

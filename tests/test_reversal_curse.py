@@ -148,7 +148,7 @@ def test_scores_tell_knowing_the_relation_from_knowing_the_partners(monkeypatch,
     monkeypatch.setattr(recall, "entity_scores", lambda *_: noise + bonus)
     score, ceiling = recall.recall(model, asked, partners), recall.blind(partners, asked)
     if skill == "knows":
-        assert score == recall.Recall(1.0, 1.0, 1.0, 0.0)
+        assert score == recall.Recall(1.0, 1.0, 1.0, 0.0, 1.0)
     if skill == "blind":
         assert score.accuracy == pytest.approx(ceiling.accuracy, abs=0.08) and score.mrr == pytest.approx(ceiling.mrr, abs=0.06)
         assert score.over_partner == pytest.approx(0.5, abs=0.06) and score.partner_on_top == pytest.approx(2 / 3, abs=0.08)
@@ -156,13 +156,41 @@ def test_scores_tell_knowing_the_relation_from_knowing_the_partners(monkeypatch,
         assert score.accuracy < 0.02 and score.over_partner == pytest.approx(0.5, abs=0.08)
 
 
-def test_exact_match_and_rivals_of_spelled_names():
-    w = world(pairs=3)
-    torch.manual_seed(0)
-    model = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
-    score = recall.recall(model, w.reversed, w.partners())
-    assert score.accuracy == float(model.log_likelihood(w.reversed)[1].float().mean()) and score.mrr != score.mrr
-    assert 0.2 < score.over_partner < 0.8 and model.training
+class Spelled(binding.TokenAR):
+    """Says a chosen answer to every question, token by token, with a chosen score."""
+
+    def __init__(self, names, vocabulary, answers, height=9.0):
+        super().__init__(names, vocabulary, 16, 6, blocks(1))
+        self.answers, self.height = answers, height
+
+    def logits(self, facts_B3):
+        said = self.spelling[[self.answers[s, r] for s, r in facts_B3[:, :2].tolist()]]
+        return self.height * F.one_hot(said, self.head.shape[0]).float()
+
+
+def test_exact_match_rivals_and_the_closed_choice_of_spelled_names():
+    w = facts.generate(40, 24, 3, 2, rng())
+    known = {(s, r): o for s, r, o in w.reversed.tolist()}
+    other = {(s, r): next(p for p in w.partners()[s].tolist() if p != o) for (s, r), o in known.items()}
+    right, rival, mute = (Spelled(w.names, w.vocabulary, answers, height) for answers, height in ((known, 9.0), (other, 9.0), (known, 0.0)))
+    ask = lambda model: recall.recall(model, w.reversed, w.partners(), ranked=5)
+    assert ask(right) == recall.Recall(1.0, 1.0, 1.0, 0.0, 1.0) and right.training
+    score = ask(rival)
+    assert (score.accuracy, score.partner_on_top, score.closed) == (0.0, 1.0, 0.0) and score.over_partner < 0.7 and score.mrr <= 0.5
+    assert ask(mute)._replace(over_partner=0) == recall.Recall(0.0, pytest.approx(1 / w.num_entities), 0, 0.0, 0.0)  # all names equal: no answer
+    assert torch.tensor(recall.recall(right, w.reversed, w.partners())[1::3]).isnan().all()
+
+
+def test_equal_scores_and_nan_are_no_answer():
+    scores = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [torch.nan] * 3, [3.0, 1.0, 2.0]])
+    assert recall.rank(scores, torch.tensor([1, 0, 0, 2])).tolist() == [3, 1, 3, 2]
+
+
+def test_questions_are_drawn_from_all_relations(monkeypatch):
+    asked = []
+    monkeypatch.setattr(recall, "recall", lambda model, questions, partners, ranked=0: (asked.append(questions), recall.blind(partners, questions))[1])
+    fact_arms.train_arm(CFG, "JEPA", 0, probe=16, fit=False)
+    assert [len(questions) for questions in asked] == [16] * 3 and all(len((questions[:, 1] // 2).unique()) == 3 for questions in asked)
 
 
 def small(**changes):
@@ -220,9 +248,9 @@ def test_with_only_the_last_projection_learning_contamination_equals_the_overlap
         p.requires_grad_(name.endswith("down.weight"))
     full = list(model.entities.parameters())
     model.entities.parameters = lambda: [p for p in full if p.requires_grad]
-    for centred in (False, True):
-        result = entanglement.measure(model, w.train[:4], torch.arange(w.num_entities), step=1e-2, centred=centred)
-        torch.testing.assert_close(result.overlap, result.contamination, equal_nan=True, atol=2e-3, rtol=2e-2)
+    plain, centred = (entanglement.measure(model, w.train[:4], torch.arange(w.num_entities), step=1e-2, centred=c) for c in (False, True))
+    torch.testing.assert_close(plain.overlap, plain.contamination, equal_nan=True, atol=2e-3, rtol=2e-2)
+    assert torch.equal(plain.overlap.nan_to_num(), centred.overlap.nan_to_num()) and centred.correlation() == pytest.approx(1, abs=1e-3)
 
 
 def test_measuring_entanglement_leaves_the_model_as_it_was():
@@ -271,7 +299,7 @@ def test_long_experiments_measure_their_claims_and_store_their_records(tmp_path,
         path = rc.long_study(name, 3, tmp_path)
         found = records.load(rc.CHAPTER, "long", tmp_path, config=rc.long_config(name))
         assert path.name.startswith("long-seed3-") and [set(r["claims"]) for r in found] == [{claim.id for claim in claims}]
-    with pytest.raises(ValueError, match="no long experiment 'x'; there are: patient AR"):
+    with pytest.raises(ValueError, match="no long experiment 'x'; there are: patience"):
         rc.long_study("x", 0, tmp_path)
 
 
@@ -360,7 +388,7 @@ def test_the_map_of_concepts_is_flat_and_scaled():
 
 
 def test_real_and_typed_worlds_train_with_every_kind_of_model():
-    for w in (real_facts.countries(rng()), real_facts.typed("A B | knows | C\n? C | knows | D", "knows | is known by")):
+    for w in (real_facts.countries(rng()), real_facts.typed("A B | knows | C\n? D C | knows | B", "knows | is known by")):
         for name in ("AR", "JEPA"):
             run = fact_arms.start(CFG, fact_arms.ARMS[name], w.names, w.vocabulary, w.num_relations, 0)
             recall.fit(run, small(num_steps=2, batch_size=2), w.train, fact_arms.loss_of(fact_arms.ARMS[name]), progress=False)
@@ -378,6 +406,12 @@ def test_one_vector_for_both_roles_is_consistent_and_two_are_not():
 
 
 def test_overlap_by_layer_parts_names_that_share_a_token_from_those_that_do_not():
-    rows = entanglement.by_layer(jepa(world(), rec=2))
-    assert len(rows) == 2 and rows[0][0] > rows[0][1]
-    assert entanglement.by_layer(jepa(world(), memory=True)) == [(0.0, 0.0)]
+    rows = entanglement.by_layer(jepa(world(), rec=2, sem=2))
+    assert list(rows) == ["recognition 1", "recognition 2", "semantic 1", "semantic 2"] and rows["recognition 1"][0] > rows["recognition 1"][1]
+    memory = entanglement.by_layer(jepa(world(), memory=True))
+    assert list(memory) == ["memory", "semantic 1"] and memory["memory"] == (0.0, 0.0)
+    w = world()
+    spelled = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
+    with torch.no_grad():
+        spelled.tokens.weight.mul_(50)
+    assert list(entanglement.by_layer(spelled)) == ["layer 1", "layer 2"] and entanglement.by_layer(spelled)["layer 1"][0] > 0.1

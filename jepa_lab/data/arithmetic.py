@@ -9,7 +9,7 @@ Letters: P modulus, `E` entities, `F` facts, `X` problems.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from jepa_lab.data.facts import FIRST_RELATION, PAD, surface_names
@@ -24,7 +24,6 @@ class Sums:
     modulus: int
     value: Int64[Tensor, " E"]  # of every entity; -1 for the sign
     train: Int64[Tensor, "F 3"]
-    rules: Int64[Tensor, "G 3"]  # held-out sums of core entities
     answers: Int64[Tensor, "X 3"]  # (target, is, value): never taught
     inner: Int64[Tensor, "Y 3"]  # the same for the entities between
     rounds: Int64[Tensor, " X"]  # of forward chaining until each target is known
@@ -40,12 +39,15 @@ def generate(modulus: int, per_value: int, increments: tuple[int, int], num_prob
 
     increments: the two second summands. links: sums that tie a lowest node to core entities. dead: share of branches
     that lead nowhere, half of them cut from above, half from below; the first branch always leads to the answer.
+    held_out: share of the sums of core entities that is not taught.
     multiplicity: None for one token per entity, else names of two tokens, each used by that many entities.
     Raises ValueError for numbers that make no problem, or a problem that forward chaining cannot solve.
     """
     for name, least in (("modulus", 3), ("per_value", 1), ("num_problems", 1), ("branching", 1), ("depth", 1), ("links", 1)):
         if locals()[name] < least:
             raise ValueError(f"{name} must be at least {least}, got {locals()[name]}")
+    if not 0 <= dead <= 1 or not 0 <= held_out < 1:
+        raise ValueError(f"dead and held_out are shares: got {dead} and {held_out}; held_out must leave some sums to teach")
     if len({v % modulus for v in increments} - {0}) < 2:
         raise ValueError(f"increments {increments} must differ from each other and from 0 modulo {modulus}")
     tree = _Tree(modulus, per_value, increments, links, dead, generator)
@@ -63,7 +65,7 @@ def generate(modulus: int, per_value: int, increments: tuple[int, int], num_prob
     if bool((~known).any()):
         raise ValueError("a problem cannot be solved by forward chaining: some value does not follow from the facts")
     names, vocabulary = _names(len(values), modulus, multiplicity, generator)
-    return Sums(names, vocabulary, modulus, values, train, rules[kept:], _asks(targets, values, modulus),
+    return Sums(names, vocabulary, modulus, values, train, _asks(targets, values, modulus),
                 _asks(inner, values, modulus), rounds[targets])
 
 
@@ -161,3 +163,29 @@ def solve(facts: Int64[Tensor, "F 3"], values: Int64[Tensor, " E"], given: Tenso
             break
         known[new], rounds[new] = True, turn
     return known, rounds
+
+
+def order_blind(sums: Sums) -> Float[Tensor, "E P"]:
+    """What a reader believes of every value who knows which three numbers make a sum, but not which of them is the total.
+
+    Every sum whose other two numbers are settled votes for the three ways to read it; an entity takes what gets most
+    votes, in equal shares where votes are equal. The control for chaining: a model below it need not have used any order.
+    """
+    told = sums.train[:, 1] == sums.sign
+    rows = sums.train[~told]
+    settled = torch.arange(len(sums.value), device=rows.device) < sums.modulus
+    settled[sums.train[told, 0]] = True
+    belief_EP = torch.nn.functional.one_hot(sums.value.clamp(min=0), sums.modulus).float() * settled[:, None]
+    for _ in sums.value:
+        votes_EP = torch.zeros_like(belief_EP)
+        for x, y, z in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+            ready = (settled[rows[:, y]] & settled[rows[:, z]]).float()[:, None]
+            one, other = (torch.fft.rfft(belief_EP[rows[:, k]]) for k in (y, z))
+            said_FP = torch.fft.irfft(one * other + one * other.conj() + one.conj() * other, n=sums.modulus)
+            votes_EP.index_add_(0, rows[:, x], said_FP * ready)
+        new = ~settled & (votes_EP.sum(1) > 0.5)
+        if not bool(new.any()):
+            break
+        most = votes_EP > votes_EP.amax(1, keepdim=True) - 1e-3
+        belief_EP[new], settled = (most / most.sum(1, keepdim=True))[new], settled | new
+    return belief_EP

@@ -150,6 +150,15 @@ def _check_facts(world: World) -> None:
         raise ValueError(f"the answer to test question {world.reversed[leaked][0, :2].tolist()} is in training")
     if not torch.equal(world.reversed, reverse(world.atomic)):
         raise ValueError("the test must hold the reverse of each atomic fact, in the same order")
+    known = torch.cat([train, reverse(train), world.reversed])
+    selfish = known[:, 0] == known[:, 2]
+    if bool(selfish.any()):
+        raise ValueError(f"fact {known[selfish][0].tolist()} relates an entity to itself")
+    pairs = torch.stack([known[:, 0], known[:, 1] // 2, known[:, 2]], 1).unique(dim=0)
+    twice = _repeats(_code(pairs[:, :2], base))
+    if len(twice):
+        entity, pair, _ = pairs[twice[0]].tolist()
+        raise ValueError(f"entity {entity} has two partners in relation pair {pair}: asked backwards there is no single right answer")
 
 
 def _code(rows: Tensor, base: tuple[int, ...]) -> Tensor:

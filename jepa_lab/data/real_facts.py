@@ -26,10 +26,7 @@ def countries(generator: Generator, tested: float = 0.375, table: Path = TABLE) 
     Names of countries and capitals are spelled in words, codes in letters, so that letters are shared by many names.
     Raises ValueError for a broken table, repeated names and a share that leaves a group empty.
     """
-    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-    flat = [name for row in rows for name in row]
-    if not rows or any(len(row) != 4 for row in rows) or len(set(flat)) < len(flat):
-        raise ValueError(f"{table} must hold rows of four different names, none of them twice")
+    rows = _rows(table)
     num_rows, num_tested = len(rows), round(tested * len(rows))
     if not 0 < num_tested < num_rows:
         raise ValueError(f"tested = {tested} leaves one of the groups empty; choose a share between 0 and 1")
@@ -46,25 +43,44 @@ def countries(generator: Generator, tested: float = 0.375, table: Path = TABLE) 
     return check(World(names, 6, vocabulary, torch.cat([both, reverse(both)]), one_way, reverse(one_way), labels, RELATIONS, "countryinfo 1.0.1"))
 
 
+def _rows(table: Path) -> list[list[str]]:
+    held = json.loads(table.read_text(encoding="utf-8"))
+    rows = held.get("rows") if isinstance(held, dict) else None
+    flat = [name for row in rows for name in row] if isinstance(rows, list) and all(isinstance(row, list) for row in rows) else []
+    if not flat or any(len(row) != 4 for row in rows) or not all(isinstance(name, str) and name for name in flat) or len(set(flat)) < len(flat):
+        raise ValueError(f"{table} must hold rows of four different names, none of them twice")
+    return rows
+
+
 def typed(text: str, relations: str) -> World:
     """Facts as a reader types them, one a line: `Ada Byron | teaches | Bob`.
 
     A line is taught in both directions; one that starts with `?` is taught as it stands and asked backwards. relations:
     one pair a line, `teaches | is taught by`. Names are spelled in their words.
-    Raises ValueError naming the line that cannot be read, and for what `facts.check` refuses.
+    Raises ValueError naming the line that cannot be read or used: each name may have one partner per relation pair.
     """
     said = [part for i, line in enumerate(relations.strip().splitlines(), 1) for part in _parts(line, 2, f"relation line {i}")]
     if len(set(said)) < len(said) or not said:
         raise ValueError("give at least one pair of relations, all different")
     labels: dict[str, int] = {}
-    both, one_way = [], []
-    for i, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
+    both, one_way, line_of = [], [], {}
+    for i, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
         subject, relation, object_ = _parts(line.strip().removeprefix("?"), 3, f"fact line {i}")
         if relation not in said:
             raise ValueError(f"fact line {i}: no relation {relation!r}; there are: {', '.join(said)}")
+        if subject == object_:
+            raise ValueError(f"fact line {i} relates {subject!r} to itself")
+        for name in (subject, object_):  # one partner per relation pair, else a fact is repeated or a question has two answers
+            first = line_of.setdefault((name, said.index(relation) // 2), i)
+            if first != i:
+                raise ValueError(f"fact line {i}: line {first} has already said who {name!r} belongs with by {relation!r} or its inverse")
         row = [labels.setdefault(subject, len(labels)), said.index(relation), labels.setdefault(object_, len(labels))]
         (one_way if line.strip().startswith("?") else both).append(row)
-    taught, asked = (torch.tensor(rows, dtype=torch.int64).reshape(-1, 3) for rows in (both, one_way))
+    if not both or not one_way:
+        raise ValueError("type at least one fact that is taught both ways and one that starts with ? and is asked backwards")
+    taught, asked = (torch.tensor(rows, dtype=torch.int64) for rows in (both, one_way))
     names, vocabulary = _tokens([label.split() for label in labels], FIRST_RELATION + len(said))
     return check(World(names, len(said), vocabulary, torch.cat([taught, reverse(taught)]), asked, reverse(asked), tuple(labels), tuple(said), "typed"))
 

@@ -87,7 +87,7 @@ function card(data, question, arm) {
 }
 
 /** The map of one arm's concepts: everybody in grey, the people of this fact marked and lettered. */
-function map(data, arm, there, back) {
+function map(data, arm, there) {
   const plane = data.maps[arm], size = 320, at = new Map(data.drawn.map((id, i) => [id, plane[i]]));
   const bound = (k) => { const v = plane.map((p) => p[k]); return [Math.min(...v), Math.max(...v)]; };
   const [x0, x1] = bound(0), [y0, y1] = bound(1);
@@ -108,21 +108,21 @@ function map(data, arm, there, back) {
   return [svg, legend];
 }
 
-function place(data, arm, there, back) {
+function place(data, arm, there) {
   const section = element("section", { class: "jl-f-card" }, element("h4", {}, "Where the concepts lie"));
-  if (data.maps[arm]) section.append(element("p", {}, `${arm}: two largest principal components of all concepts`), ...map(data, arm, there, back));
+  if (data.maps[arm]) section.append(element("p", {}, `${arm}: two largest principal components of all concepts`), ...map(data, arm, there));
   else section.append(element("p", {}, `${arm} spells answers token by token and compares no concepts, so there is no map of it. Pick a JEPA.`));
   return section;
 }
 
 function binding(data, arm, there) {
   const section = element("section", { class: "jl-f-card" }, element("h4", {}, "Binding"));
-  const num = (v) => (v === null ? "–" : v.toFixed(2)), who = data.layers[arm] ? arm : Object.keys(data.layers)[0];
-  if (who) section.append(table(`${who}: mean cosine of hidden activations`, ["Layer", "names that share a token", "names that do not"], data.layers[who].map(([a, b], i) => [`${i + 1}`, num(a), num(b)])));
-  const first = Object.keys(data.layers)[0], near = data.near[there.s] ?? [];
-  if (near.length) section.append(table(`${first}: how like ${name(data, there.s)} are names that share a token?`, ["Name", "cosine, last layer"], near.map(([id, v]) => [name(data, id), num(v)])));
+  const num = (v) => (v === null ? "–" : v.toFixed(2));
+  section.append(table(`${arm}: mean cosine of hidden activations`, ["Layer", "names that share a token", "names that do not"], data.layers[arm].map(([layer, a, b]) => [layer, num(a), num(b)])));
+  const first = Object.keys(data.maps)[0], near = data.near[there.s] ?? [];
+  if (near.length) section.append(table(`${first}: how like ${name(data, there.s)} are names that share a token?`, ["Name", "cosine, last recognition layer"], near.map(([id, v]) => [name(data, id), num(v)])));
   const alike = Object.entries(data.consistency);
-  if (alike.length) section.append(table("Consistency: cosine of an entity as subject and as answer", ["Model", "mean cosine"], alike.map(([a, v]) => [a, num(v)])));
+  if (alike.length) section.append(table("Consistency: cosine of an entity as subject and as answer (1 by construction where both are one vector)", ["Model", "mean cosine"], alike.map(([a, v]) => [a, num(v)])));
   return section;
 }
 
@@ -145,10 +145,10 @@ export function mount(host, data) {
     const [there, back] = data.pairs[state.subject.facts[state.fact]];
     const lines = [there, back].map((q) => `${q.taught ? "taught" : "never taught"}: ${SAID[outcome(data, q, state.arm).kind]}, rank ${outcome(data, q, state.arm).rank}`);
     said.textContent = `${state.arm}. There, ${lines[0]}. Back, ${lines[1]}.`;
-    cards.replaceChildren(card(data, there, state.arm), card(data, back, state.arm), place(data, state.arm, there, back), binding(data, state.arm, there));
+    cards.replaceChildren(card(data, there, state.arm), card(data, back, state.arm), place(data, state.arm, there), binding(data, state.arm, there));
   };
   const counted = tally(data);
-  const sums = element("p", { class: "jl-f-tally" }, `Of the ${counted[0]?.[2] ?? 0} questions on this page that were never taught, right are: ${counted.map(([a, right]) => `${a} ${right}`).join(", ")}.`);
+  const sums = element("p", { class: "jl-f-tally" }, `Of the ${counted[0]?.[2] ?? 0} questions on this page that were never taught, right are: ${counted.map(([a, right]) => `${a} ${right}`).join(", ")}. Who knows the partners but not the relation gets ${(data.blind * (counted[0]?.[2] ?? 0)).toFixed(1)} on average.`);
   host.classList.add("jl-facts");
   host.replaceChildren(element("div", { class: "jl-f-picks" }, who.node, what.node, which.node), said, cards, sums);
   who.input.value = `${state.subject.id}`;

@@ -73,7 +73,7 @@ def beside(fig, axis: str = "y", **levels: float):
     else:
         ends = sorted(fig.layout.yaxis.range)
     said = []
-    for (name, level), line in zip(levels.items(), ("dash", "dot", "dashdot")):
+    for (name, level), line in zip(levels.items(), ("dash", "dot", "dashdot", "longdash", "longdashdot")):
         label, at = f"{name.replace('_', ' ')} {level:.3g}", [level, level]
         x, y = (ends, at) if axis == "y" else (at, ends)
         fig.add_trace(go.Scatter(x=x, y=y, mode="lines", name=label, line=dict(color="#7A7A7A", dash=line, width=2), hoverinfo="skip"))
@@ -103,6 +103,17 @@ def stored_figure(records: Sequence[dict], name: str, field: str = "test accurac
     return beside(figures.claim_figure(held, {}, title, title=f"Stored runs: {name}{few}"), "x", **levels)
 
 
+def layer_lines(records: Sequence[dict]) -> str:
+    """Mean cosine of hidden activations by arm and layer, over stored records: names that share a token, and others."""
+    lines = []
+    for name in dict.fromkeys(name for record in records for name in record["values"] if ": cosine of other names, " in name):
+        arm, layer = name.split(": cosine of other names, ")
+        held = [[r["values"][key] for r in records if key in r["values"]] for key in (f"{arm}: cosine of sharing names, {layer}", name)]
+        means = [f"{sum(values) / len(values):.3f}" if values else "  –  " for values in held]
+        lines.append(f"{arm:38s} {layer:14s} share a token {means[0]}   others {means[1]}")
+    return "\n".join(lines)
+
+
 def overlap_figure(measured: entanglement.Entanglement, most: int = 1500):
     """alpha . beta against measured contamination, a dot per pair of entities (every k-th of them)."""
     import plotly.graph_objects as go
@@ -122,14 +133,14 @@ def overlap_figure(measured: entanglement.Entanglement, most: int = 1500):
 # The explorer in the page
 
 
-def shares(model: recall.Model, facts_Q3: Int64[Tensor, "Q 3"]) -> Float[Tensor, "Q E"]:
-    """Every entity's share as the answer to each fact's question: softmax over all entities, of whole names where names are spelled."""
+def scores(model: recall.Model, facts_Q3: Int64[Tensor, "Q 3"]) -> Float[Tensor, "Q E"]:
+    """Every entity's score as the answer to each fact's question: log-likelihood of whole names where names are spelled."""
     training, facts_Q3 = model.training, facts_Q3.to(model.names.device)
     model.eval()
     spelled = recall.spells(model)
     scores_QE = torch.stack([recall.ask(model, s, r) for s, r, _ in facts_Q3.tolist()]) if spelled else recall.entity_scores(model, facts_Q3)
     model.train(training)
-    return scores_QE.softmax(1).cpu()
+    return scores_QE.cpu()
 
 
 def asked(world: facts.World, subjects: Sequence[int]) -> list[list[dict]]:
@@ -162,11 +173,11 @@ def explorer_data(trained: Mapping[str, fact_arms.Trained], per_group: tuple[int
     world = world if world.labels else real_facts.persons(world)
     pairs = asked(world, choose(world, per_group))
     questions = [q for both in pairs for q in both]
+    facts_Q3 = torch.tensor([[q["s"], q["r"], q["o"]] for q in questions])
     for name, one in trained.items():
-        share_QE = shares(one.run.model, torch.tensor([[q["s"], q["r"], q["o"]] for q in questions]))
-        for q, row in zip(questions, share_QE):
+        scores_QE = scores(one.run.model, facts_Q3)
+        for q, rank, row in zip(questions, recall.rank(scores_QE, facts_Q3[:, 2]).tolist(), scores_QE.softmax(1)):
             top = row.topk(min(5, len(row)))
-            rank = 1 + int((row > row[q["o"]]).sum())
             q.setdefault("answers", {})[name] = [rank, top.indices.tolist(), [round(v, 3) for v in top.values.tolist()]]
     jepas = {name: one.run.model for name, one in trained.items() if isinstance(one.run.model, ConceptJEPA)}
     shown = {e for q in questions for e in (q["s"], *(i for _, top, _ in q["answers"].values() for i in top))}
@@ -174,12 +185,15 @@ def explorer_data(trained: Mapping[str, fact_arms.Trained], per_group: tuple[int
     shown |= {e for rows in near.values() for e, _ in rows} | {p for there, _ in pairs for p in partners[there["s"]] if p >= 0}
     drawn = sorted(shown | set(range(min(mapped, world.num_entities))))
     planes = {name: recall.embedding_map(model)[drawn].tolist() for name, model in jepas.items()}
+    tests_T3 = torch.tensor([[q["s"], q["r"], q["o"]] for q in questions if not q["taught"]])
     alike = {name: round(entanglement.consistency(one.run.model), 3) for name, one in trained.items() if _one_vector(one.run.model)}
     return {"arms": list(trained), "source": world.source, "relations": list(world.relations), "count": world.num_entities,
+            "blind": round(recall.blind(world.partners(), tests_T3).accuracy, 3),
             "labels": {str(e): world.labels[e] for e in sorted(shown)}, "pairs": pairs,
             "partners": {str(s): partners[s] for s in sorted({q["s"] for q in questions})},
             "drawn": drawn, "maps": {name: [[round(v, 2) for v in xy] for xy in plane] for name, plane in planes.items()}, "near": {str(s): row for s, row in near.items()},
-            "layers": {name: [[_digits(v) for v in row] for row in entanglement.by_layer(model)] for name, model in jepas.items()}, "consistency": alike}
+            "layers": {name: [[layer, *map(_digits, row)] for layer, row in entanglement.by_layer(one.run.model).items()] for name, one in trained.items()},
+            "consistency": alike}
 
 
 def _one_vector(model: recall.Model) -> bool:

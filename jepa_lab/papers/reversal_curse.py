@@ -1,7 +1,8 @@
 """Wang & Sun 2025, "Is the Reversal Curse a Binding Problem?" (arXiv 2504.01928): the experiments of chapter 11.
 
 The facts live in `data.facts`, sums in `data.arithmetic`, the models in `binding`, scores and the loop in `recall`, the
-alpha . beta diagnostic in `entanglement`, the arms and what differs from the paper in `fact_arms`; here they meet.
+alpha . beta diagnostic in `entanglement`, the arms and what differs from the paper in `fact_arms`, the claims in
+`fact_claims`; here they meet.
 
 A chapter's five minutes hold `EXPERIMENTS`. What needs longer is in `LONG`: `long_study(name, seed)` stores a record of
 the preset "long", which the page judges with `claims.table(LONG_CLAIMS[name], ...)` by the same rule.
@@ -16,75 +17,13 @@ import torch
 from torch import Tensor
 
 from jepa_lab import entanglement, presets, recall
-from jepa_lab.claims import Claim
 from jepa_lab.data import arithmetic
 from jepa_lab.fact_arms import ARMS, Arm, Config, Trained, ceiling, loss_of, start, train_arm
+from jepa_lab.fact_claims import CHAPTER, CLAIMS, LONG_CLAIMS
 from jepa_lab.records import Run
 from jepa_lab.records import start as start_record
 from jepa_lab.scores import Score, wilson
 
-CHAPTER, PAPER = "11_reversal_curse", "Wang & Sun 2025"
-
-
-def _claim(id: str, statement: str, metric: str, direction: str, margin: float, baseline: str,
-           paper_value: str | None = None, paper_source: str | None = None) -> Claim:
-    return Claim(id, CHAPTER, PAPER, statement, metric, direction, margin, paper_value, paper_source, baseline)
-
-
-EXACT, ACC, P = "exact match on reversed facts", "accuracy on reversed facts", "P(right entity beats another partner), reversed facts"
-BLIND = "relation-blind ceiling 1/R"
-FIG, OURS = "Figures 3 and 4, second hand, approximate", "ours, not the paper's"
-CLAIMS = (
-    _claim("ar-memorises", "On names of two tokens the autoregressive model memorises what it is taught.",
-           "exact match on taught facts of group B", "higher", 0.0, "0.9", "memorises", FIG),
-    _claim("ar-curse", "On names of two tokens the autoregressive model answers almost no reversed fact.",
-           EXACT, "lower", 0.0, "0.05", "about 0", FIG),
-    _claim("jepa-over-ar", "On the same names JEPA answers reversed facts that the autoregressive model does not.",
-           ACC, "higher", 0.1, "the autoregressive model's exact match", "about 72 % against 0 (80 thousand entities, R = 6, multiplicity 10)", FIG),
-    _claim("jepa-relation", "JEPA's reversal is specific to the relation asked, at R = 3.", P, "higher", 0.1, "0.5 (blind)", None, OURS),
-    _claim("jepa-over-blind", "JEPA answers more reversed facts than knowing every entity's partners would allow, at R = 3.",
-           ACC, "higher", 0.0, BLIND, "about 72 %, where the ceiling is 17 %", FIG),
-    _claim("memory-restores", "A memory layer, with fewer parameters, answers more reversed facts than the recognition layer it replaces.",
-           ACC, "higher", 0.05, "JEPA without memory", "about 80 % against 72 %", FIG),
-    _claim("memory-relation", "With a memory the reversal is specific to the relation asked.", P, "higher", 0.2, "0.5 (blind)", None, OURS),
-    _claim("memory-over-blind", "With a memory JEPA clears the relation-blind ceiling.", ACC, "higher", 0.1, BLIND, "about 80 %, where the ceiling is 17 %", FIG),
-    _claim("ar-memory-curse", "A memory alone does not lift the curse: the autoregressive model with the same memory answers almost no reversed fact.",
-           EXACT, "lower", 0.0, "0.05", "asked by a reviewer, not in the paper", OURS),
-    _claim("concept-relation", "With one token per entity and tied embeddings the autoregressive model reverses facts, specifically to the relation.",
-           P, "higher", 0.1, "0.5 (blind)", None, OURS),
-    _claim("concept-over-blind", "With one token per entity and tied embeddings it clears the relation-blind ceiling.",
-           ACC, "higher", 0.0, BLIND, "MRR .823 to .890 (2.5 thousand entities, R = 6)", "Table 1, second hand"),
-    _claim("concept-untied", "With untied embeddings it answers almost no reversed fact.", ACC, "lower", 0.0, "0.05", None, OURS),
-    _claim("concept-tying", "Tying input and output embeddings is what makes concepts reversible.", ACC, "higher", 0.1, "untied embeddings", None, OURS),
-    _claim("overlap-predicts", "The overlap of hidden activations predicts how much a step on one entity moves another.",
-           "correlation over pairs of entities of alpha . beta with measured contamination", "higher", 0.3, "0", "the paper's argument", "second hand"),
-    _claim("chaining-answers", "In one forward pass JEPA with memory gives values that only a chain of facts implies, more often than the autoregressive model.",
-           "right targets", "higher", 0.1, "the autoregressive model", "stays high at branching 40", "second hand"),
-    _claim("chaining-over-chance", "It does so far above chance.", "right targets", "higher", 0.1, "1 / modulus", "stays high at branching 40", "second hand"),
-    _claim("chaining-inner", "So it does for the entities in between, whose values were never given.", "right inner entities",
-           "higher", 0.1, "the autoregressive model", None, OURS),
-)
-# what needs more than the five minutes of a chapter: judged on the page from stored runs of `long_study`
-LONG_CLAIMS = {
-    "patient AR": (
-        _claim("ar-curse-long", "Given four times JEPA's steps the autoregressive model, with or without a memory, still answers almost no reversed fact.",
-               EXACT, "lower", 0.0, "0.05", "about 0 after up to 3 million steps", FIG),
-    ),
-    "entanglement": (
-        _claim("multiplicity-hurts", "The more entities share a name token, the fewer reversed facts JEPA answers.",
-               ACC, "lower", 0.1, "JEPA at the smallest multiplicity", "multiplicity 20: deep JEPA near 0", FIG),
-        _claim("depth-hurts", "Two recognition layers answer fewer reversed facts than one.", ACC, "lower", 0.05, "one recognition layer",
-               "#Rec 1 about 72 %, 6 about 40 %", FIG),
-    ),
-    "ablations": (
-        _claim("untied-fails", "With a recognition module of its own for the target, JEPA loses the reversal.", ACC, "lower", 0.1, "shared recognition", None, OURS),
-        _claim("distance-fails", "Squared distance to a stopped target instead of the contrast loses the reversal.", ACC, "lower", 0.1, "contrastive JEPA", None, OURS),
-    ),
-    "branching": (
-        _claim("chaining-branching", "Its accuracy does not fall as the branches multiply.", "right targets at the largest branching",
-               "higher", -0.1, "the smallest branching", "stays high at branching 40", "second hand"),
-    ),
-}
 # accuracy out of 20 problems by branching factor, read in the authors' cached outputs (40: 5 of 20 for Gemini, 0 for o3)
 FRONTIER = {"o3-mini-high": {10: 17, 20: 4, 30: 0, 40: 0}, "Gemini 2.0 Flash Thinking": {10: 9, 20: 9, 30: 7, 40: 5}}
 
@@ -94,9 +33,9 @@ def preset(name: str, **overrides) -> Config:
     named = {
         "smoke": Config(num_steps=8, batch_size=32, log_every=4, num_taught=40, num_tested=24, width=16, heads=4,
                         patient_steps=8, concept_steps=8, chain_steps=4, modulus=7, per_value=2, increments=(1, 3), num_problems=2,
-                        branching=2, branchings=(1, 2)),
+                        branching=2, branchings=(1, 2), ranked=4),
         "laptop": Config(),
-        "long": Config(chain_steps=1500),  # the experiments of LONG at the same size
+        "long": Config(chain_steps=1000),  # the experiments of LONG at the same size
         "gpu": Config(num_steps=60_000, batch_size=1024, lr=1e-3, weight_decay=(1.0, 1.0), log_every=2000, num_taught=10_000, num_tested=6000,
                       num_pairs=6, multiplicity=10, width=256, heads=32, concept_steps=60_000,
                       concept_lr=2e-3, concept_weight_decay=1.0, precision="bf16"),
@@ -128,8 +67,14 @@ class Outcome(NamedTuple):
                 for field, value in scores._asdict().items():
                     if value == value:
                         record.value(f"{name}: {split} {field}", value)
+            record.value(f"{name}: weights", sum(p.numel() for p in one.run.model.parameters()))
+            for layer, cosines in entanglement.by_layer(one.run.model).items():
+                for said, value in zip(("sharing", "other"), cosines):
+                    if value == value:
+                        record.value(f"{name}: cosine of {said} names, {layer}", value)
             for field in ("test accuracy", "test over_partner", "trained accuracy"):
-                record.series(f"{name}: {field}", one.history["step"], one.history[field])
+                if one.history:  # the random start has none
+                    record.series(f"{name}: {field}", one.history["step"], one.history[field])
             for field in ("feature_std", "rankme", "cosine_to_mean"):
                 if field in one.history:
                     record.value(f"{name}: {field}", one.history[field][-1])
@@ -139,25 +84,27 @@ class Outcome(NamedTuple):
 
 
 def names_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
-    """Claims 1, 2, 4 and 5: names of two tokens, equal worlds, widths and steps; with and without a memory.
+    """Claims 1, 2, 4 and 5: names of two tokens, equal worlds, widths and steps; with and without a memory; random starts as control.
 
     The alpha . beta overlap is measured on the JEPA without a memory.
     """
-    done = {name: train_arm(cfg, name, seed, device, progress) for name in ("AR", "JEPA", "AR + memory", "JEPA + memory")}
+    done = {name: train_arm(cfg, name, seed, device, progress, ranked=cfg.ranked) for name in ("AR", "JEPA", "AR + memory", "JEPA + memory")}
     blind, measured = ceiling(done["JEPA"]), diagnose(done["JEPA"])
     ar, jepa, ar_memory, memory = (one.reversed for one in done.values())
     overlap, contamination = measured.mean()
-    sharing, others = entanglement.by_layer(done["JEPA"].run.model)[-1]
-    data = {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr, "overlap": overlap, "contamination": contamination, "pairs": measured,
-            "cosine, shared token": sharing, "cosine, no shared token": others}
+    data = {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr, "overlap": overlap, "contamination": contamination, "pairs": measured}
+    done |= {f"{name}, untrained": train_arm(cfg, name, seed, device, ranked=cfg.ranked, fit=False) for name in ("AR", "JEPA")}
     return Outcome(done, data, {
         "ar-memorises": (done["AR"].atomic.accuracy, 0.9),
         "ar-curse": (ar.accuracy, 0.05),
+        "ar-curse-closed": (ar.closed, 0.05),
         "jepa-over-ar": (jepa.accuracy, ar.accuracy),
         "jepa-over-blind": (jepa.accuracy, blind.accuracy),
+        "jepa-mrr-over-blind": (jepa.mrr, blind.mrr),
         "jepa-relation": (jepa.over_partner, 0.5),
         "memory-restores": (memory.accuracy, jepa.accuracy),
         "memory-over-blind": (memory.accuracy, blind.accuracy),
+        "memory-mrr-over-blind": (memory.mrr, blind.mrr),
         "memory-relation": (memory.over_partner, 0.5),
         "ar-memory-curse": (ar_memory.accuracy, 0.05),
         "overlap-predicts": (measured.correlation(), 0.0)})
@@ -171,6 +118,7 @@ def concept_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = F
     alike = {f"{name}: consistency": entanglement.consistency(one.run.model) for name, one in done.items()}
     return Outcome(done, alike | {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
         "concept-relation": (tied.over_partner, 0.5), "concept-over-blind": (tied.accuracy, blind.accuracy),
+        "concept-mrr-over-blind": (tied.mrr, blind.mrr),
         "concept-untied": (untied.accuracy, 0.05), "concept-tying": (tied.accuracy, untied.accuracy)})
 
 
@@ -199,48 +147,58 @@ def diagnose(one: Trained, num_taught: int = 16, num_others: int = 400) -> entan
 
 
 def ablations(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
-    """Claim 6, long: one thing changed at a time."""
-    arms = ["JEPA"] + [name for name in ARMS if name.startswith("JEPA,")]
+    """Claims 5 and 6, long: one thing changed at a time, a memory in a model of equal size among them."""
+    arms = ["JEPA", "JEPA + memory, equal weights"] + [name for name in ARMS if name.startswith("JEPA,")]
     done = {name: train_arm(cfg, name, seed, device, progress) for name in arms}
-    score = {name: one.reversed.accuracy for name, one in done.items()}
-    return Outcome(done, {"blind accuracy": ceiling(done["JEPA"]).accuracy}, {
-        "untied-fails": (score["JEPA, untied"], score["JEPA"]),
-        "distance-fails": (score["JEPA, distance and stop-gradient"], score["JEPA"])})
+    blind, score = ceiling(done["JEPA"]).accuracy, {name: one.reversed.accuracy for name, one in done.items()}
+    against = {"memory-restores-equal": "JEPA + memory, equal weights", "untied-fails": "JEPA, untied",
+               "stop-gradient-hurts": "JEPA, stop-gradient", "duplicates-hurt": "JEPA, duplicates compete"}
+    return Outcome(done, {"blind accuracy": blind}, {id: (score[name], score["JEPA"]) for id, name in against.items()} | {
+        "distance-fails": (done["JEPA, distance and stop-gradient"].atomic.accuracy, 0.5),
+        "distance-collapses": (done["JEPA, squared distance"].history["rankme"][-1], 2.0),
+        "plain-fails": (score["JEPA, no LayerNorm"], blind)})
 
 
-def patient_ar(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
-    """Claim 1, long: does the autoregressive model, with or without a memory, only need more patience?"""
-    done = {name: train_arm(replace(cfg, num_steps=cfg.patient_steps), name, seed, device, progress) for name in ("AR", "AR + memory")}
-    worst = max(one.reversed.accuracy for one in done.values())
-    return Outcome(done, {"blind accuracy": ceiling(done["AR"]).accuracy}, {"ar-curse-long": (worst, 0.05)})
+def patience(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claims 1 and 2, long: do the autoregressive model, with or without a memory, and JEPA only need more patience?"""
+    done = {name: train_arm(replace(cfg, num_steps=cfg.patient_steps), name, seed, device, progress) for name in ("AR", "AR + memory", "JEPA")}
+    worst = max(done[name].reversed.accuracy for name in ("AR", "AR + memory"))
+    blind = ceiling(done["AR"]).accuracy
+    return Outcome(done, {"blind accuracy": blind}, {"ar-curse-long": (worst, 0.05), "jepa-over-blind-long": (done["JEPA"].reversed.accuracy, blind)})
 
 
 CHAINED = ("JEPA + memory", "AR", "AR + memory")
+ORDER_BLIND = "order-blind reader"
 
 
 def chaining(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
     """Claim 7: values of named numbers that only a chain of sums gives; JEPA with memory against AR, without and with one."""
-    data = chained(cfg, (cfg.branching,), seed, device, progress)
+    data = chained(cfg, (cfg.branching,), seed, device, progress, CHAINED)
     right = {name: {kind: data[f"branching {cfg.branching}, {name}: {kind}"] for kind in ("answers", "inner")} for name in CHAINED}
     ours, theirs = right["JEPA + memory"], right["AR"]
     return Outcome({}, data | {"chance": 1 / cfg.modulus}, {
         "chaining-answers": (ours["answers"], theirs["answers"]), "chaining-over-chance": (ours["answers"], 1 / cfg.modulus),
+        "chaining-over-order": (ours["answers"], data[f"branching {cfg.branching}, {ORDER_BLIND}: answers"]),
         "chaining-inner": (ours["inner"], theirs["inner"])})
 
 
 def wider(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
     """Claim 7, long: does accuracy survive a growing number of branches?"""
-    data = chained(cfg, cfg.branchings, seed, device, progress)
-    most, few = (f"branching {b}, JEPA + memory: answers" for b in (max(cfg.branchings), min(cfg.branchings)))
-    return Outcome({}, data | {"chance": 1 / cfg.modulus}, {"chaining-branching": (data[most], data[few])})
+    data = chained(cfg, cfg.branchings, seed, device, progress, CHAINED[:2])
+    most, few = (data[f"branching {b}, JEPA + memory: answers"] for b in (max(cfg.branchings), min(cfg.branchings)))
+    order = data[f"branching {max(cfg.branchings)}, {ORDER_BLIND}: answers"]
+    return Outcome({}, data | {"chance": 1 / cfg.modulus}, {"chaining-branching": (most, few), "chaining-branching-order": (most, order)})
 
 
-def chained(cfg: Config, branchings: tuple[int, ...], seed: int, device: str, progress: bool) -> dict[str, float]:
-    """Shares of right values by branching, arm and kind of question."""
+def chained(cfg: Config, branchings: tuple[int, ...], seed: int, device: str, progress: bool, arms: tuple[str, ...]) -> dict[str, float]:
+    """Shares of right values by branching, arm or control, and kind of question."""
     data = {}
     for branching in branchings:
         sums = sums_of(cfg, branching, seed, device)
-        for name in CHAINED:
+        belief_EP = arithmetic.order_blind(sums)
+        for kind, asked in (("answers", sums.answers), ("inner", sums.inner)):
+            data[f"branching {branching}, {ORDER_BLIND}: {kind}"] = float(belief_EP[asked[:, 0]].gather(1, asked[:, 2:]).mean())
+        for name in arms:
             scores = chain(cfg, ARMS[name], sums, seed, device, progress)
             data |= {f"branching {branching}, {name}: {kind}": value for kind, value in scores.items()}
     return data
@@ -254,7 +212,7 @@ def sums_of(cfg: Config, branching: int, seed: int, device: str = "cpu") -> arit
 
 
 def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str = "cpu", progress: bool = False) -> dict[str, float]:
-    """Train one arm on sums; share of right values for targets, inner entities and held-out sums, in one forward pass."""
+    """Train one arm on sums; share of right values for targets, inner entities and taught ones, in one forward pass."""
     cfg = replace(cfg, num_steps=cfg.chain_steps, log_every=min(cfg.log_every, cfg.chain_steps))
     run = start(cfg, arm, sums.names, sums.vocabulary, 0, seed, device)
     recall.fit(run, cfg, sums.train, loss_of(arm), progress=progress)
@@ -263,7 +221,7 @@ def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str =
 
 
 EXPERIMENTS = (names_duel, concept_duel, chaining)
-LONG: dict[str, Callable] = {"patient AR": patient_ar, "entanglement": entangled, "ablations": ablations, "branching": wider}
+LONG: dict[str, Callable] = {"patience": patience, "entanglement": entangled, "ablations": ablations, "branching": wider}
 
 
 def long_config(name: str) -> dict:
