@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.peers import PEERS, Work
+from jepa_lab import records
 
 SIZES = {"192": Work(), "96": Work(width=96, depth=4, heads=3, predictor_width=64, predictor_depth=2, predictor_heads=2)}
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,9 +182,7 @@ def version(name: str) -> str | None:
 
 
 def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
-    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"
+    return f"cpu: {records.processor()}"
 
 
 def report(work: Work, rounds: int, threads: int, warmup: int = 3, only: list[str] = ()) -> dict:

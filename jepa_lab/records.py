@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import resource
 import subprocess
@@ -59,7 +60,7 @@ class Run:
         self.record = {
             "chapter": chapter, "preset": preset, "seed": seed, "config": config, "config_hash": config_hash(config),
             "git_commit": git_commit(), "code_hash": code_hash(chapter), "versions": versions(), "device": device,
-            "threads": threads(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "processor": processor(device), "threads": threads(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "wall_s": None, "peak_rss_mb": None, "data": [], "claims": {}, "series": {}, "values": {},
         }  # fmt: skip
 
@@ -224,6 +225,18 @@ def git_commit() -> str | None:
         return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "jepa_lab", "notebooks") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def processor(device: str = "cpu") -> str:
+    """The name of the processor, or of the GPU where the device is one."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def threads() -> int:

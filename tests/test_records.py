@@ -39,9 +39,10 @@ def test_a_saved_record_holds_provenance_and_measurements(tmp_path):
     path = run.save()
     assert path == tmp_path / "01_tiny" / f"smoke-seed3-{records.config_hash(Config())[:8]}.json"
     record = json.loads(path.read_text())
-    keys = "chapter preset seed config config_hash git_commit versions device threads started wall_s peak_rss_mb data claims series values"
+    keys = "chapter preset seed config config_hash git_commit versions device processor threads started wall_s peak_rss_mb data claims series values"
     assert set(keys.split()) <= set(record)
     assert record["config"] == {"lr": 0.1, "betas": [0.9, 0.95]} and record["device"] == "cpu"
+    assert record["processor"] == records.processor() != ""
     assert record["series"] == {"loss": {"x": [0.0, 1.0, 2.0], "y": [1.0, 0.5, 0.25]}} and record["values"] == {"accuracy": 0.75}
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] and record["wall_s"] >= 0
     assert 10 < record["peak_rss_mb"] < 100_000
