@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jepa_lab import ecg_world, multilabel, train
 from jepa_lab.ecg_world import World
+from jepa_lab.explorers.ecg import MAX_MV
 from jepa_lab.masks import Masks
 from jepa_lab.probes import LinearFit
 
@@ -91,13 +92,16 @@ def placed(reader: Reader, signals: Float[Tensor, "n 12 T"]) -> Float[Tensor, "n
 
 
 def examples(reader: Reader, diagnoses: Sequence[str], near: int = 1) -> list[int]:
-    """Test records for the page: for each diagnosis the first that has it, alone if possible, and its `near` nearest of all test records."""
+    """Test records for the page: for each diagnosis the first that has it, alone if possible, and its `near` nearest of all test records.
+
+    Of those that the viewer shows: a lead of more than its MAX_MV is an artefact.
+    """
     test, chosen = reader.world.test, []
-    z_nF = placed(reader, test.signals)
+    z_nF, shown_n = placed(reader, test.signals), test.signals.abs().amax(dim=(1, 2)) <= MAX_MV
     for name in diagnoses:
         label = test.label_names.index(name)
-        first = int((test.labels[:, label].long() * len(diagnoses) * 10 - test.labels.sum(dim=1)).argmax())
-        order = torch.cdist(z_nF[first : first + 1], z_nF)[0].argsort().tolist()
+        first = int(((test.labels[:, label] & shown_n).long() * len(test.label_names) * 2 - test.labels.sum(dim=1)).argmax())
+        order = torch.cdist(z_nF[first : first + 1], z_nF)[0].masked_fill(~shown_n, torch.inf).argsort().tolist()
         chosen += [i for i in [first, *(i for i in order if i != first)] if i not in chosen][: near + 1]
     return chosen
 

@@ -65,7 +65,7 @@ def average_beat(signals: Float[Tensor, "n 12 T"], rate: int) -> Float[Tensor, "
     is_peak_nT = r_peaks(signals, rate)
     beats_nLTW = F.pad(signals.float(), (before, after)).unfold(-1, before + after + 1, 1)
     count_n = is_peak_nT.sum(1).clamp_min(1)
-    mean_nLW = torch.stack([(is_peak.float() @ beats_LTW).squeeze() for is_peak, beats_LTW in zip(is_peak_nT, beats_nLTW)]) / count_n[:, None, None]
+    mean_nLW = torch.stack([beats_LTW[:, is_peak].sum(1) for is_peak, beats_LTW in zip(is_peak_nT, beats_nLTW)]) / count_n[:, None, None]
     mean_nLW = mean_nLW - mean_nLW.median(-1, keepdim=True).values
     return rearrange(F.adaptive_avg_pool1d(mean_nLW, BEAT_POINTS), "n l w -> n (l w)")
 

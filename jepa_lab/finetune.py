@@ -73,7 +73,7 @@ class Recipe:
 
     num_steps: int
     lr: float
-    batch_size: int = 64
+    batch_size: int = 32
     frozen: bool = False
     weight_decay: float = 0.01
     crop: int = 5  # tokens; paper: 2.5 s

@@ -9,6 +9,7 @@ Shapes: n records, L labels, D width, K principal axes, G groups of tied scores,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -39,14 +40,23 @@ def auc_score(
 ) -> Score:  # fmt: skip
     """Macro-AUC with its 95 % bootstrap interval over patients (records, where `patients` is not given).
 
-    A resample that happens to lack a label's positives has no macro-AUC and is left out of the interval.
+    A resample that happens to lack a label's positives or negatives counts with the mean of the other labels, and a warning
+    says how many resamples that were and which labels: with rare ones the interval is too narrow, as their AUC's own spread is lost.
     """
     _check(scores, labels, names)
     group_n = torch.arange(len(labels)) if patients is None else patients.unique(return_inverse=True)[1].cpu()
     generator = generator if generator is not None else Generator().manual_seed(0)
     like = torch.zeros((), dtype=torch.float64)
     scores, labels = scores.cpu(), labels.cpu()
-    metric = lambda weight_RG: _weighted_auc(scores, labels, weight_RG[:, group_n]).mean(dim=1)  # noqa: E731
+
+    def metric(weight_RG: Tensor) -> Tensor:
+        auc_RL = _weighted_auc(scores, labels, weight_RG[:, group_n])
+        lacking_L = auc_RL.isnan().sum(dim=0)
+        if bool(lacking_L.any()):
+            which = ", ".join(names[i] if names else str(i) for i in lacking_L.nonzero().flatten().tolist())
+            warnings.warn(f"{int(auc_RL.isnan().any(dim=1).sum())} of {len(auc_RL)} resamples lack positives or negatives of {which}", stacklevel=2)
+        return auc_RL.nanmean(dim=1)
+
     return bootstrap(metric, int(group_n.max()) + 1, like, generator, resamples=resamples)
 
 

@@ -128,11 +128,11 @@ def test_pooling_reads_the_register_the_mean_and_the_features_of_the_arms(world)
 # Claims
 
 
-def test_encoders_are_kept_before_the_end_and_the_loss_is_read_near_them():
+def test_encoders_are_kept_before_the_end_and_the_lowest_loss_is_found():
     cfg = ecg_jepa.preset("laptop")
     looks = ecg_jepa.looks(cfg)
     assert len(looks) == cfg.looks - 1 and 0 < looks[0] and looks[-1] < cfg.num_steps and all(step % cfg.log_every == 0 for step in looks)
-    assert ecg_jepa.loss_at({"step": [100, 200, 300], "loss": [3.0, 2.0, 1.0]}, 210) == 2.0
+    assert ecg_jepa.lowest({"step": [100, 200, 300], "loss": [3.0, 1.0, 2.0]}) == 200
 
 
 def test_claims_name_a_control_a_margin_and_where_the_papers_number_is_from():

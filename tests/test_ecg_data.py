@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepa_lab import ecg_world
 from jepa_lab.data import ecg, wfdb_records
 from jepa_lab.data.archives import DataError
 from jepa_lab.data.ecg import LEADS, ECGSet, RecordError, by_fold, lead_stats, normalise, patchify, ptb_xl, read_record, split, wfdb_folder
+from jepa_lab.papers import ecg_jepa
 
 wfdb = pytest.importorskip("wfdb")
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")     # inside wfdb 4.3.1
@@ -299,15 +301,14 @@ def test_a_record_whose_first_samples_were_overwritten_is_refused(tmp_path):
         read_record(tmp_path / "r", 100, 10)
 
 
-def test_a_record_whose_name_holds_dots_is_not_read_as_its_neighbour(tmp_path):
-    for name in ("r", "r.1"):       # wfdb reads no such name; what must not happen is that r is read twice
-        write(tmp_path / "data", "r", beats(seed=len(name)))
-        for kind in ("dat", "hea"):
-            (tmp_path / "data" / f"r.{kind}").rename(tmp_path / f"{name}.{kind}")
-    data = wfdb_folder(tmp_path, root=tmp_path / "cache")
-    assert data.refused == {"header unreadable": 1} and len(data) == 1 and close(data.signals[0].float(), beats(seed=1))
-    for path in (tmp_path / "r", tmp_path / "r.hea", tmp_path / "r.dat"):
-        assert close(read_record(path, 100, 10), beats(seed=1))
+def test_a_record_whose_name_holds_dots_is_not_its_neighbour(tmp_path):
+    write(tmp_path / "data", "r", beats(seed=1))
+    write(tmp_path / "data", "other", beats(seed=2))
+    (tmp_path / "data" / "other.hea").rename(tmp_path / "data" / "r.1.hea")
+    data = wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
+    assert data.refused == {} and close(data.signals[0].float(), beats(seed=1)) + close(data.signals[1].float(), beats(seed=1)) == 1
+    for name, seed in (("r", 1), ("r.hea", 1), ("r.dat", 1), ("r.1", 2), ("r.1.hea", 2)):
+        assert close(read_record(tmp_path / "data" / name, 100, 10), beats(seed=seed)), name
 
 
 # folders
@@ -328,6 +329,32 @@ def test_a_challenge_folder_is_read_with_its_labels(tmp_path):
     assert data.label_names == ("164889003", "426783006", "59118001") and data.kind == "real" and data.refused == {}
     assert data.labels.int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]] and data.folds.tolist() == [0, 0, 0]
     assert all(close(data.signals[k].float(), beats(seed=k), 4e-3) for k in range(3)) and data.patients.tolist() == [0, 1, 2]
+
+
+def test_two_folders_become_one_world_with_constants_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("JEPA_LAB_DATA", str(tmp_path / "cache"))
+    for k in range(80):     # the second folder's recorder has three times the gain
+        signal, folder = beats(100, seed=k), "ab"[k % 2]
+        write_cinc(tmp_path / folder, f"r{k}", signal * (3 if folder == "b" else 1), rate=100, dx="rare, common" if k == 4 else ("common", "other")[k // 2 % 2])
+    cut(write(tmp_path / "b", "broken", beats()))
+    cfg = ecg_jepa.preset("smoke", data=f"{tmp_path / 'a'},{tmp_path / 'b'}", num_train=64, num_validation=8, num_test=8)
+    world = ecg_world.world(cfg)
+    assert [len(part) for part in (world.train, world.validation, world.test)] == [64, 8, 8]
+    assert world.train.label_names == ("common", "other") and world.train.refused == {"signal file truncated": 1, "label too rare to score": 1}
+    patients = torch.cat([part.patients for part in (world.train, world.validation, world.test)])
+    assert len(patients.unique()) == 80
+    spread = world.train.signals[32:].float().std(dim=(0, 2)) / world.train.signals[:32].float().std(dim=(0, 2))
+    assert torch.allclose(spread, torch.ones(12), atol=0.02)        # where the gain alone would give 3
+    assert "WFDB folder a, WFDB folder b (real)" in ecg_world.described(world)
+
+
+def test_folders_that_cannot_be_scored_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("JEPA_LAB_DATA", str(tmp_path / "cache"))
+    for k in range(12):
+        write(tmp_path / "plain", f"r{k}", beats(seed=k))
+    for folder, says in (("plain", "no label of the 0"), ("nowhere", "holds no WFDB records")):
+        with pytest.raises(DataError, match=says):
+            ecg_world.world(ecg_jepa.preset("smoke", data=str(tmp_path / folder)))
 
 
 def test_broken_records_are_counted_and_the_run_goes_on(tmp_path):

@@ -54,6 +54,15 @@ def test_the_interval_covers_the_true_auc_about_as_often_as_it_says():
     assert covered >= 0.85 * rounds
 
 
+def test_rare_labels_leave_a_finite_interval_and_a_warning_that_names_them():
+    labels = torch.rand(60, 8, generator=generator(3)) < 0.5
+    labels[:, 1:] = False
+    labels[torch.arange(1, 8), torch.arange(1, 8)] = True  # seven labels with one positive each: hardly a resample has them all
+    with pytest.warns(UserWarning, match=r"\d+ of 200 resamples lack .* of b, c, d"):
+        score = multilabel.auc_score(torch.rand(60, 8, generator=generator(4)), labels, generator(), names="abcdefgh")
+    assert score.low < score.value < score.high
+
+
 def test_records_of_one_patient_are_drawn_together():
     labels = (torch.rand(60, 1, generator=generator(1)) < 0.5).repeat_interleave(10, dim=0)
     scores = torch.randn(60, 1, generator=generator(2)).repeat_interleave(10, dim=0) + labels.float()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -24,8 +26,8 @@ from jepa_lab.data.archives import DataError
 from jepa_lab.data.fetch import cache_root, origin
 from jepa_lab.data.wfdb_records import LEADS, RecordError, gather, pile, read_record
 
-__all__ = ["LEADS", "TASKS", "ECGSet", "RecordError", "by_fold", "lead_stats", "normalise", "patchify", "ptb_xl", "ptb_xl_folder",
-           "read_record", "split", "wfdb_folder"]
+__all__ = ["LEADS", "TASKS", "ECGSet", "RecordError", "by_fold", "databases", "lead_stats", "normalise", "patchify", "ptb_xl",
+           "ptb_xl_folder", "read_record", "scorable", "split", "wfdb_folder"]
 
 TASKS = ("all", "diagnostic", "subclass", "superclass", "form", "rhythm")       # PTB-XL's six sets of labels
 
@@ -142,7 +144,7 @@ def wfdb_folder(folder: str | Path, rate: int = 100, seconds: float = 10, root: 
     The signals stay in a file in the cache (`root`, see `fetch.cache_root`). `DataError`: no folder, nothing readable.
     """
     place = Path(os.path.abspath(folder))
-    names = sorted(path.relative_to(place).with_suffix("").as_posix() for path in place.rglob("*.hea")) if place.is_dir() else []
+    names = sorted(path.relative_to(place).as_posix().removesuffix(".hea") for path in place.rglob("*.hea")) if place.is_dir() else []
     if not names:
         raise DataError(f"{folder} holds no WFDB records; expected {folder}/**/<record>.hea beside <record>.dat or .mat")
     found = pile(place, names, rate, seconds, root)
@@ -150,6 +152,48 @@ def wfdb_folder(folder: str | Path, rate: int = 100, seconds: float = 10, root: 
     classes = sorted(set().union(*codes))
     return ECGSet(found.signals, _multi_hot(codes, classes), tuple(classes), rate, torch.arange(len(found.kept)),
                   torch.zeros(len(found.kept), dtype=torch.int64), f"WFDB folder {place.name}", str(place), found.sha256, "real", found.refused)
+
+
+def databases(folders: Sequence[str], rate: int, seconds: float, sizes: Sequence[int]) -> tuple[ECGSet, ...]:
+    """Folders of WFDB records as one set in three parts, 8 : 1 : 1 of each folder or fewer: all parts of a folder shrink until
+    the first, second and third together are no larger than `sizes`.
+
+    Each database keeps constants of its own: every lead is brought to the mean and deviation that it has in the first folder's
+    training records, by those of its own. `DataError` as `wfdb_folder`.
+    """
+    found: list[ECGSet] = []
+    for folder in folders:      # patients of different folders get different numbers
+        one = wfdb_folder(folder.strip(), rate, seconds)
+        found.append(replace(one, patients=one.patients + sum(map(len, found))))
+    share = min(1.0, *(size / (part * sum(map(len, found))) for size, part in zip(sizes, (0.8, 0.1, 0.1), strict=True)))
+    cuts = [split(one, [int(part * share * len(one)) for part in (0.8, 0.1, 0.1)]) for one in found]
+    if not all(len(part) for parts in cuts for part in parts):
+        raise DataError(f"{', '.join(folders)}: too few records to train on, to choose with and to score on; each folder needs at least 10")
+    target = lead_stats(cuts[0][0].signals)
+    return tuple(_joined(part, [lead_stats(parts[0].signals) for parts in cuts], target) for part in zip(*cuts))
+
+
+def _joined(parts: Sequence[ECGSet], stats: Sequence[tuple[Tensor, Tensor]], target: tuple[Tensor, Tensor]) -> ECGSet:
+    """Parts of several databases as one; labels are those of any."""
+    names = sorted(set().union(*(part.label_names for part in parts)))
+    signals = [part.signals if one is stats[0] else (normalise(part.signals, one, math.inf) * target[1][:, None] + target[0][:, None]).half()
+               for part, one in zip(parts, stats, strict=True)]
+    labels = [_multi_hot([set(part.label_names[k] for k in row.nonzero()[:, 0].tolist()) for row in part.labels], names) for part in parts]
+    digest = parts[0].sha256 if len(parts) == 1 else hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    return ECGSet(torch.cat(signals), torch.cat(labels), tuple(names), parts[0].rate,
+                  torch.cat([part.patients for part in parts]), torch.cat([part.folds for part in parts]),
+                  ", ".join(part.name.split(" [")[0] for part in parts), ", ".join(part.source for part in parts), digest, "real",
+                  dict(sum((Counter(part.refused) for part in parts), Counter())))
+
+
+def scorable(parts: Sequence[ECGSet]) -> tuple[ECGSet, ...]:
+    """The same parts with the labels alone that each of them has and lacks at least twice; how many were left out stands in `refused`."""
+    counts = [part.labels.sum(0) for part in parts]
+    kept = [k for k, _ in enumerate(parts[0].label_names) if all(2 <= count[k] <= len(part) - 2 for count, part in zip(counts, parts))]
+    if not kept:
+        raise DataError(f"{parts[0].name}: no label of the {len(parts[0].label_names)} has two records in every part: nothing could be scored")
+    refused = Counter(parts[0].refused) + Counter({"label too rare to score": len(parts[0].label_names) - len(kept)})
+    return tuple(replace(part, labels=part.labels[:, kept], label_names=tuple(part.label_names[k] for k in kept), refused=dict(refused)) for part in parts)
 
 
 def _codes(comments: Sequence[str]) -> set[str]:
