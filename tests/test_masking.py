@@ -7,7 +7,7 @@ import torch
 
 from jepa_lab import diagnostics, train, worlds
 from jepa_lab.data import images
-from jepa_lab.papers import masking
+from jepa_lab.papers import masking, predictors
 
 CFG = masking.preset("smoke")
 
@@ -95,3 +95,22 @@ def test_the_paper_preset_is_vit_h_14_with_the_papers_masks():
     areas = {h * w for h, w in sampler.keywords["target_shapes"]}
     assert len(areas) == 1 and 0.15 <= areas.pop() / 256 <= 0.2
     assert isinstance(cfg, train.Config) and (cfg.width, cfg.depth, cfg.heads) == (1280, 32, 16)
+
+
+@pytest.mark.parametrize("paper", [masking, predictors])
+def test_the_paper_preset_trains_on_a_folder_of_images_and_says_so_when_it_has_none(tmp_path, paper):
+    small = dict(side=28, patch=7, width=32, depth=1, heads=2, predictor_width=16, predictor_depth=1, num_steps=2, batch_size=8,
+                 target_scale=(0.15, 0.25), num_targets=2)  # fmt: skip
+    with pytest.raises(ValueError, match="give -p folder=/data/imagenet, which holds train/ and val/"):
+        paper.headless(paper.preset("paper", **small), tmp_path)
+    with pytest.raises(ValueError, match="nowhere/train holds no class folders"):
+        paper.headless(paper.preset("paper", folder="/nowhere", **small), tmp_path)
+    for part, count in (("train", 90), ("val", 20)):
+        pixels = torch.randint(0, 256, (count, 28, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+        images.write_image_folder(images.ImageSet(pixels, torch.arange(count) % 2, part, "made here", "", "generated", ("a", "b")), tmp_path / part)
+    cfg = paper.preset("paper", folder=str(tmp_path), **small)
+    world = worlds.pictures(cfg, cfg.folder, cfg.side)
+    assert world.patches.shape == (60, 16, 147) and world.probe.shape == (30, 16, 147) and world.test.shape == (20, 16, 147)
+    first = images.image_folder(tmp_path / "val", 28)[int(torch.randperm(20, generator=torch.Generator().manual_seed(0))[0])]
+    assert torch.equal(world.test[0, 0].reshape(7, 7, 3), first[0][:7, :7]) and world.test_labels[0] == first[1]
+    assert set(paper.headless(cfg, tmp_path / "out", progress=False)) == {"linear", "knn", "few_label"}

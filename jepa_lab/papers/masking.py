@@ -70,6 +70,14 @@ class Config(worlds.Config):
     canvas_steps: int = 400
 
 
+@dataclass(frozen=True)
+class FolderConfig(Config):
+    """The reference I-JEPA on images in a folder."""
+
+    folder: str = ""  # of ImageNet's layout, see worlds.pictures
+    side: int = 224  # pixels
+
+
 def preset(name: str, **overrides) -> Config:
     """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
     return presets.choose({
@@ -79,8 +87,8 @@ def preset(name: str, **overrides) -> Config:
         "gpu": Config(num_targets=4, num_steps=40_000, batch_size=512, patch=4, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3,
                       target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=500, collapse_steps=1000, canvas_images=60_000, canvas_steps=40_000,
                       probe_train=10_000, probe_test=10_000),
-        # ViT-H/14 of the paper, section 4 and appendix; ImageNet images come from data.images.image_folder
-        "paper": Config(num_targets=4, num_steps=187_500, batch_size=2048, patch=14, width=1280, depth=32, heads=16, predictor_width=384,
+        # ViT-H/14 of the paper, section 4 and appendix
+        "paper": FolderConfig(num_targets=4, num_steps=187_500, batch_size=2048, patch=14, width=1280, depth=32, heads=16, predictor_width=384,
                         predictor_depth=12, target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=1000),
     }, name, overrides)  # fmt: skip
 
@@ -162,5 +170,6 @@ def headless(cfg: Config, out: Path, **how) -> dict[str, Score]:
 
     how: `seed`, `resume`, `micro_batches`.
     """
-    world = worlds.centred(cfg, distributed.start())
+    device = distributed.start()
+    world = worlds.pictures(cfg, cfg.folder, cfg.side, device) if isinstance(cfg, FolderConfig) else worlds.centred(cfg, device)
     return worlds.headless(cfg, world, arms(cfg, world)["I-JEPA"], out, **how)

@@ -86,6 +86,14 @@ class Config(worlds.Config):
     phase_lr: float = 4e-3
 
 
+@dataclass(frozen=True)
+class FolderConfig(Config):
+    """The reference I-JEPA on images in a folder."""
+
+    folder: str = ""  # of ImageNet's layout, see worlds.pictures
+    side: int = 224  # pixels
+
+
 def preset(name: str, **overrides) -> Config:
     """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
     return presets.choose({
@@ -95,8 +103,8 @@ def preset(name: str, **overrides) -> Config:
         "gpu": Config(num_targets=4, num_steps=40_000, batch_size=512, patch=4, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3,
                       target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=500, phase_steps=2000, phase_width=64,
                       probe_train=10_000, probe_test=10_000),
-        # ViT-L/16 of the ablations of predictor depth and width, section 9 and appendix; images come from data.images.image_folder
-        "paper": Config(num_targets=4, num_steps=312_500, batch_size=2048, patch=16, width=1024, depth=24, heads=16, predictor_width=384,
+        # ViT-L/16 of the ablations of predictor depth and width, section 9 and appendix
+        "paper": FolderConfig(num_targets=4, num_steps=312_500, batch_size=2048, patch=16, width=1024, depth=24, heads=16, predictor_width=384,
                         predictor_depth=12, target_scale=(0.15, 0.2), lr=1e-3, ema_decay=(0.996, 1.0), log_every=1000),
     }, name, overrides)  # fmt: skip
 
@@ -248,5 +256,6 @@ def headless(cfg: Config, out: Path, **how) -> dict[str, Score]:
 
     how: `seed`, `resume`, `micro_batches`.
     """
-    world = worlds.centred(cfg, distributed.start())
+    device = distributed.start()
+    world = worlds.pictures(cfg, cfg.folder, cfg.side, device) if isinstance(cfg, FolderConfig) else worlds.centred(cfg, device)
     return worlds.headless(cfg, world, arms(cfg, world)["I-JEPA"], out, **how)
