@@ -280,7 +280,7 @@ for recipe, changed in (race.settings_of(race_runs, standing) if standing else {
 # - **The official recipe was meant to take 10 core-minutes.** Its five runs took 471 to 537 s on the machine they ran on, an AMD Zen.
 # - **Masks.** The released configurations ask of each mask more than 10 tokens (`min_keep`). A target has at most 10 of these 7 × 7 tokens, so the published code would
 #   draw for ever; our `published` sampler asks it of the context only.
-# - Peers' recipes with fewer than five seeds are provisional; the table says how many ran.
+# - **Seeds.** The race is meant for five; the table says how many ran, and a ratio from fewer is provisional.
 #
 # ### What each idea gave
 #
