@@ -220,6 +220,16 @@ def test_without_ema_and_stop_gradient_the_alarm_rings(world):
     assert alarm["broken"] is not None and alarm["whole"] is None
 
 
+def test_six_hundred_steps_beat_random_initialisation():
+    cfg = ecg_jepa.preset("laptop", data="simulated", num_steps=600, log_every=600, num_train=2000, num_validation=300, num_test=700)
+    world = ecg_world.world(cfg)
+    idx, found = torch.arange(1000), {}
+    run = ecg_world.train_arm(cfg, world, ecg_jepa.arms(cfg, world)["ECG-JEPA"], 100, progress=False)
+    for name, encoder in (("trained", run.model.target_encoder), ("random", ecg_world.model(cfg, world.grid, 100).target_encoder)):
+        found[name] = ecg_world.score(world, ecg_world.features(world, ecg_world.encoded(encoder, world), idx), idx).validation
+    assert found["trained"] > found["random"] + 0.02, found
+
+
 def test_headless_says_what_it_trains_on_scores_and_refuses_to_overwrite(world, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ecg_world, "world", lambda cfg, device: world)
     found = ecg_jepa.headless(replace(CFG, num_steps=2), tmp_path, progress=False)

@@ -221,7 +221,8 @@ def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "supercl
 
     root: the cache, or the folder that holds ptbxl_database.csv; nothing is downloaded here (`data fetch ptb-xl` does). Records
     without a label of the task are left out; classes are those of the whole database, also where a fold has none of one.
-    Records come in the order of their folds, so that folds 1 to 8 are one piece of the memory-mapped file. `DataError`.
+    Records come in the order of their folds, so that folds 1 to 8 are one piece of the memory-mapped file (2.1 GB of 2.6 GB
+    at 500 Hz). `DataError`.
     """
     if task not in TASKS:
         raise DataError(f"PTB-XL has no task {task!r}; choose one of {', '.join(TASKS)}")
