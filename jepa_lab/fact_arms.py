@@ -135,7 +135,9 @@ def footprint(cfg: Config, name: str) -> dict[str, float]:
     """An arm at full size without computing anything: parameters, GB of weights, gradients and Adam state, TFLOP per step."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    arm, world = ARMS[name], world_of(cfg, 0, ARMS[name].concept_level)
+    arm = ARMS[name]
+    cfg = settings(cfg, arm)
+    world = world_of(cfg, 0, arm.concept_level)
     with torch.device("meta"):
         model = build(cfg, arm, world.names, world.vocabulary, world.num_relations).to("meta")
         batch = torch.zeros(cfg.batch_size, 3, dtype=torch.int64)

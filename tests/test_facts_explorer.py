@@ -56,6 +56,20 @@ def test_ranks_and_top_answers_are_those_of_the_exact_evaluation(trained, data):
         assert q["answers"]["AR"][0] == 1 + int((likelihood > likelihood[q["o"]]).sum())
 
 
+def test_ranks_come_from_scores_not_from_shares_that_vanish(trained, monkeypatch):
+    plain = facts.explorer_data({"JEPA": trained["JEPA"]})
+    scores = recall.entity_scores
+    monkeypatch.setattr(recall, "entity_scores", lambda *question: 1e6 * scores(*question))
+    sharp = facts.explorer_data({"JEPA": trained["JEPA"]})
+    assert [q["answers"]["JEPA"][0] for q in rows(sharp)] == [q["answers"]["JEPA"][0] for q in rows(plain)]
+
+
+def test_every_arm_has_its_layers_and_the_tally_its_ceiling(trained, data):
+    assert {name: [layer for layer, *_ in rows] for name, rows in data["layers"].items()} == {
+        name: list(entanglement.by_layer(one.run.model)) for name, one in trained.items()}  # fmt: skip
+    assert data["blind"] == pytest.approx(1 / 3, abs=1e-3)
+
+
 def test_near_names_share_a_token_and_everybody_marked_is_on_the_map_with_a_name(trained, data):
     names, model = trained["JEPA"].world.names, trained["JEPA"].run.model
     alpha = torch.nn.functional.normalize(entanglement.hidden_activations(model, torch.arange(len(names))), dim=1)

@@ -27,12 +27,15 @@ def test_the_page_runs_every_experiment_once_and_shows_every_long_one(code):
     assert "rc.long_study" not in code  # drawn from records, never trained on the page
 
 
-def test_every_figure_of_accuracy_stands_beside_its_ceiling(code):
+def test_every_figure_of_accuracy_stands_beside_its_ceiling():
     cells = [cell.source for cell in jupytext.read(PAGE).cells if cell.cell_type == "code"]
-    scored = [source for source in cells if any(word in source for word in ("facts answered", '"P"', "P: the right", "right values", "right targets", "right answers"))]
-    assert len(scored) >= 7 and all("explorer.beside(" in source or "explorer.stored_figure(" in source for source in scored)
-    long = [source for source in cells if 'explorer.stored_figure(long' in source and '"rankme"' not in source and '"contamination"' not in source]
-    assert long and all("**far" in source or "chance=" in source for source in long)
+    named = {"**levels": ("facts answered",), "**far": ("facts answered", '"ablations", **far', '"entanglement", **far', '"patience", **far'),
+             "relation_blind_and_chance=0.5": ('"P"', "P: the right"), "relation_blind_ceiling=": ("reciprocal rank",),
+             "chance=": ("right values", "right targets", "right entities"), "chance_at_modulus_10007=": ("right answers",)}  # fmt: skip
+    scored = [source for source in cells if any(word in source for words in named.values() for word in words) and "explorer." in source]
+    assert len(scored) >= 14
+    for source in scored:
+        assert any(level in source and any(word in source for word in words) for level, words in named.items()), source
 
 
 def test_a_model_is_trained_on_the_world_it_is_given():
@@ -64,8 +67,10 @@ def test_a_stored_long_run_is_drawn_with_every_arm_of_its_experiment(tmp_path, m
     rc.long_study("ablations", 0, tmp_path)
     held = records.load(rc.CHAPTER, "long", tmp_path, config=rc.long_config("ablations"))
     figure = facts.stored_figure(held, "ablations", chance=1 / 64)
-    arms = {name for name in fact_arms.ARMS if name == "JEPA" or name.startswith("JEPA,")}
+    arms = {name for name in fact_arms.ARMS if name == "JEPA" or name.startswith("JEPA,")} | {"JEPA + memory, equal weights"}
     assert set(facts.by_arm(held, "test accuracy")) == set(facts.by_arm(held, "rankme")) == arms
+    lines = facts.layer_lines(held).splitlines()
+    assert len(lines) == 2 * len(arms) and any(line.startswith("JEPA, untied ") and "recognition 1" in line for line in lines)
     assert "only 1 seed" in figure.layout.title.text and all(name in figure.layout.meta["description"] for name in arms)
 
 

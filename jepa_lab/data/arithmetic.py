@@ -88,7 +88,7 @@ def _names(count: int, modulus: int, multiplicity: int | None, generator: Genera
     own, lowest = torch.arange(modulus + 1)[:, None] + FIRST_RELATION, FIRST_RELATION + modulus + 1
     rest, extra = count - modulus - 1, 0
     if multiplicity is not None:
-        extra = -rest % multiplicity  # a few names stay unused, so that the multiplicity is exact
+        extra = -rest % multiplicity  # so many more names are drawn, for the count must divide; unused, they leave tokens with fewer entities
     drawn = surface_names(rest + extra, multiplicity, generator) + lowest
     own = own if drawn.shape[1] == 1 else torch.cat([torch.full_like(own, PAD), own], 1)
     return torch.cat([own, drawn[:rest]]), int(drawn.max()) + 1

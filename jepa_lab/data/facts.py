@@ -154,10 +154,10 @@ def _check_facts(world: World) -> None:
     selfish = known[:, 0] == known[:, 2]
     if bool(selfish.any()):
         raise ValueError(f"fact {known[selfish][0].tolist()} relates an entity to itself")
-    pairs = torch.stack([known[:, 0], known[:, 1] // 2, known[:, 2]], 1).unique(dim=0)
-    twice = _repeats(_code(pairs[:, :2], base))
+    partner = _code(torch.stack([known[:, 0], known[:, 1] // 2, known[:, 2]], 1), base).unique() // world.num_entities
+    twice = partner[1:][partner[1:] == partner[:-1]]
     if len(twice):
-        entity, pair, _ = pairs[twice[0]].tolist()
+        entity, pair = divmod(int(twice[0]), world.num_relations)
         raise ValueError(f"entity {entity} has two partners in relation pair {pair}: asked backwards there is no single right answer")
 
 
