@@ -93,6 +93,24 @@ def test_the_viewer_takes_what_is_said_of_records_and_of_a_readers_own(reader, w
     explorer.viewer_data(moved)
 
 
+def test_a_readers_wfdb_record_is_examined_and_shown(reader, world, tmp_path, capsys):
+    wfdb = pytest.importorskip("wfdb")
+    wfdb.wrsamp("mine", 100, ["mV"] * 12, list(ecg.LEADS), world.test.signals[5].T.double().numpy(), fmt=["16"] * 12, write_dir=str(tmp_path))
+    chosen = ecg_explain.examples(reader, ["AF", "LBBB"])
+    explorer.live_viewer(ecg_explain.examine(reader, chosen), ecg_explain.records(reader, chosen), path=str(tmp_path / "mine"), rate=100)
+    assert "EcgViewer" in capsys.readouterr().out  # displayed; without a notebook that is its name
+    own, *_ = explorer._own_record(str(tmp_path / "mine.hea"), ecg_explain.examine(reader, chosen), (), 100, 10)
+    assert own["patches"] == 40 and own["masks"] and len(own["saliency"]) == 3 and len(own["neighbours"]) == 3
+
+
+def test_records_with_artefacts_are_not_shown(reader, world):
+    chosen = ecg_explain.examples(reader, ["AF"])
+    signals = world.test.signals.clone()
+    signals[chosen[0], 0, 500] = 900.0
+    spiked = replace(reader, world=replace(world, test=replace(world.test, signals=signals)))
+    assert chosen[0] not in ecg_explain.examples(spiked, ["AF"])
+
+
 # Labels
 
 
