@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_lab.binding import ConceptJEPA, Memory, TokenAR
+from jepa_lab.binding import ConceptJEPA, Memory, Recognition, TokenAR
 from jepa_lab.data.facts import PAD
 
 
@@ -41,21 +41,21 @@ def activations(model: ConceptJEPA | TokenAR, entities_N: Int64[Tensor, "N"]) ->
     """
     kept: dict[str, Tensor] = {}
     jepa = isinstance(model, ConceptJEPA)
-    memory = model.entities if jepa and isinstance(model.entities, Memory) else None if jepa else model.memory
-    if memory is not None:
+    reader, rest = (model.entities, model.semantic) if jepa else (model.memory, model.blocks)
+    if isinstance(reader, Memory):
         kept["memory"] = F.one_hot(entities_N, len(model.names)).float()
-    recognition = list(model.entities.blocks) if jepa and memory is None else []
-    layers = {f"recognition {i}": block for i, block in enumerate(recognition, 1)} | {
-        f"{'semantic' if jepa else 'layer'} {i}": block for i, block in enumerate(model.semantic if jepa else model.blocks, 1)}
+    layers = {f"recognition {i}": block for i, block in enumerate(reader.blocks, 1)} if isinstance(reader, Recognition) else {}
+    layers |= {f"{'semantic' if jepa else 'layer'} {i}": block for i, block in enumerate(rest, 1)}
     hooks = [block.down.register_forward_pre_hook(lambda _, inputs, name=name: kept.__setitem__(name, inputs[0][:, -1].float())) for name, block in layers.items()]
     try:
+        names_NT, seen_NS = model.names[entities_N], None
         if jepa:
-            x_NSD, seen_NS = model.concepts(entities_N)[:, None], None
+            x_NSD = model.concepts(entities_N)[:, None]
+        elif reader is not None:
+            x_NSD = reader(entities_N)[:, None]
         else:
-            names_NT = model.names[entities_N]
-            x_NSD = model.tokens(names_NT) if memory is None else memory(entities_N)[:, None]
-            seen_NS = names_NT != PAD if model.padded and memory is None else None
-        for block in model.semantic if jepa else model.blocks:
+            x_NSD, seen_NS = model.tokens(names_NT), names_NT != PAD if model.padded else None
+        for block in rest:
             x_NSD = block(x_NSD, seen_NS)
     finally:
         for hook in hooks:
