@@ -73,7 +73,7 @@ class Config(ecg_world.Config):
     sweep_keep: tuple[float, ...] = (0.5, 0.1)  # beside `keep`
     sweep_blocks: tuple[int, ...] = (1, 6)  # hidden stretches, beside `num_blocks` and as many as tokens
     log_every: int = 60
-    rival_lr: tuple[float, float] = (5e-3, 5e-3)  # of the masked auto-encoder, of SimCLR; like `lr` the best of three on a pilot seed
+    rival_lr: tuple[float, float] = (5e-3, 5e-3)  # of the masked auto-encoder, of SimCLR: the best of three on a pilot seed; `lr` is the better of two
     view: float = 0.5  # share of the record in each of SimCLR's two views
     temperature: float = 0.1
     augment: tuple[float, float] = (0.2, 0.1)  # spread of the leads' gains (log), of the noise (deviations)
