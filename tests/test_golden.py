@@ -77,7 +77,8 @@ def heartbeats() -> dict:
     """Chapter 07, its pre-training methods on simulated records."""
     cfg = replace(ecg_jepa.preset("smoke"), log_every=1)
     scene = ecg_world.cut(ecg.split(ecg_simulator.simulate(80, seed=0, rate=cfg.rate, seconds=cfg.seconds), (48, 16, 16)), cfg)
-    runs = {name: ecg_world.train_arm(cfg, scene, arm, 0, progress=False) for name, arm in ecg_jepa.arms(cfg, scene).items()}
+    arms = {name: replace(arm, changes=(arm.changes or {}) | {"log_every": 1}) for name, arm in ecg_jepa.arms(cfg, scene).items()}
+    runs = {name: ecg_world.train_arm(cfg, scene, arm, 0, progress=False) for name, arm in arms.items()}
     return {name: row(run.history["loss"], run.model.encoder) for name, run in runs.items()}
 
 
