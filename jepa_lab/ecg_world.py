@@ -47,7 +47,7 @@ class Config(train.Config):
     predictor_width: int = 32
     predictor_depth: int = 2
     keep: float = 0.2  # share of the tokens that the encoder sees; paper: drawn from 0.15 to 0.25 for every batch
-    num_blocks: int = 3  # hidden stretches, which may touch; the paper draws their number: 2.5 separate ones on average
+    num_blocks: int = 3  # hidden stretches, which may touch; the paper draws their number: 2.7 separate ones on average
     min_block: int = 1  # tokens; paper: 5 % of the record, 0.5 s
     num_train: int = 4000  # records, at most; PTB-XL has 17,418 in folds 1 to 8
     num_validation: int = 500
