@@ -71,6 +71,13 @@ class Config(train.Config):
             raise ValueError(f"num_pairs = {self.num_pairs}: with fewer than 2 there is no other partner to beat, and words are there for {len(real_facts.PAIRS)}")
 
 
+@dataclass(frozen=True)
+class SteadyConfig(Config):
+    """The rate stays at its peak, as in the paper, until the last part of a run: forgetting must not slow down while the model still memorises."""
+
+    hold: float = 0.7
+
+
 # Arms: one model each, with what differs from the config
 
 

@@ -42,6 +42,8 @@ class Config:
     log_every: int = 50  # steps between two read-backs of loss and collapse panel
     max_bad_steps: int = 20  # non-finite batches that are skipped before the run stops
 
+    hold = 0.0  # share of the steps after the warm-up at the peak rate; a field only in configs that change it, so that records keep their hashes
+
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
@@ -105,11 +107,14 @@ def cosine(step: int, num_steps: int, ends: tuple[float, float]) -> float:
 
 
 def learning_rate(step: int, cfg: Config) -> float:
-    """Linear warm-up to the peak, then cosine to a hundredth of it."""
+    """Linear warm-up to the peak, which is held for a share of what remains (0 by default), then cosine to a hundredth of it."""
     warmup_steps = max(1, round(cfg.warmup * cfg.num_steps))
+    falls_at = warmup_steps + round(cfg.hold * (cfg.num_steps - warmup_steps))
     if step < warmup_steps:
         return cfg.lr * (step + 1) / warmup_steps
-    return cosine(step - warmup_steps, max(1, cfg.num_steps - warmup_steps), (cfg.lr, cfg.lr / 100))
+    if step < falls_at:
+        return cfg.lr
+    return cosine(step - falls_at, max(1, cfg.num_steps - falls_at), (cfg.lr, cfg.lr / 100))
 
 
 def start(model: nn.Module, seed: int, device: torch.device | str) -> Run:

@@ -14,6 +14,7 @@ from torch import nn
 
 from jepa_lab import losses, masks, train
 from jepa_lab.encoders import Encoder, encode_blocks, position_code
+from jepa_lab.fact_arms import SteadyConfig
 from jepa_lab.masks import Masks
 from jepa_lab.predictors import Predictor
 
@@ -169,6 +170,8 @@ def test_schedules_meet_their_ends():
     rates = [train.learning_rate(step, cfg) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[100] == pytest.approx(0.01)
     assert rates.index(max(rates)) in (9, 10) and all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    held = [train.learning_rate(step, SteadyConfig(num_steps=100, warmup=0.1, lr=1.0, hold=0.5)) for step in range(101)]
+    assert held[:10] == rates[:10] and set(held[10:55]) == {1.0} and held[56] < 1.0 and held[100] == pytest.approx(0.01)
     assert train.linear(50, 100, (0.9, 1.0)) == pytest.approx(0.95)
     assert train.cosine(0, 100, (0.04, 0.4)) == pytest.approx(0.04) and train.cosine(100, 100, (0.04, 0.4)) == pytest.approx(0.4)
 

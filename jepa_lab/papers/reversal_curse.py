@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jepa_lab import entanglement, presets, recall
 from jepa_lab.data import arithmetic
-from jepa_lab.fact_arms import ARMS, Arm, Config, Trained, ceiling, loss_of, start, train_arm
+from jepa_lab.fact_arms import ARMS, Arm, Config, SteadyConfig, Trained, ceiling, loss_of, start, train_arm
 from jepa_lab.fact_claims import CHAPTER, CLAIMS, LONG_CLAIMS
 from jepa_lab.records import Run
 from jepa_lab.records import start as start_record
@@ -29,13 +29,16 @@ FRONTIER = {"o3-mini-high": {10: 17, 20: 4, 30: 0, 40: 0}, "Gemini 2.0 Flash Thi
 
 
 def preset(name: str, **overrides) -> Config:
-    """Config of a preset: smoke, laptop, long, gpu or paper. Unknown names and unknown overrides raise ValueError."""
+    """Config of a preset: smoke, laptop, long, large, gpu or paper. Unknown names and unknown overrides raise ValueError."""
     named = {
         "smoke": Config(num_steps=8, batch_size=32, log_every=4, num_taught=40, num_tested=24, width=16, heads=4,
                         patient_steps=8, concept_steps=8, chain_steps=4, modulus=7, per_value=2, increments=(1, 3), num_problems=2,
                         branching=2, branchings=(1, 2), ranked=4),
         "laptop": Config(),
         "long": Config(chain_steps=1000),  # the experiments of LONG at the same size
+        # the paper's smallest world, R = 6; width, heads, rate and schedule chosen on pilot seed 100
+        "large": SteadyConfig(batch_size=1024, warmup=0.04, log_every=250, num_taught=2500, num_tested=1500, num_pairs=6, width=128, heads=64,
+                              semantic_hidden=1, concept_steps=2500),
         "gpu": Config(num_steps=60_000, batch_size=1024, lr=1e-3, weight_decay=(1.0, 1.0), log_every=2000, num_taught=10_000, num_tested=6000,
                       num_pairs=6, multiplicity=10, width=256, heads=32, concept_steps=60_000,
                       concept_lr=2e-3, concept_weight_decay=1.0, precision="bf16"),
@@ -167,6 +170,15 @@ def patience(cfg: Config, seed: int, device: str = "cpu", progress: bool = False
     return Outcome(done, {"blind accuracy": blind}, {"ar-curse-long": (worst, 0.05), "jepa-over-blind-long": (done["JEPA"].reversed.accuracy, blind)})
 
 
+def large_concepts(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
+    """Claim 3, long: one token per entity at the size of the paper's Table 1, 2.5 thousand entities and R = 6; the random start as control."""
+    one = train_arm(cfg, "AR, concepts", seed, device, progress, probe=3000)
+    start, blind = train_arm(cfg, "AR, concepts", seed, device, probe=3000, fit=False), ceiling(one)
+    return Outcome({"AR, concepts": one, "AR, concepts, untrained": start}, {"blind accuracy": blind.accuracy, "blind mrr": blind.mrr}, {
+        "concept-mrr-large": (one.reversed.mrr, 0.8), "concept-mrr-over-blind-large": (one.reversed.mrr, blind.mrr),
+        "concept-relation-large": (one.reversed.over_partner, 0.5)})
+
+
 CHAINED = ("JEPA + memory", "AR", "AR + memory")
 ORDER_BLIND = "order-blind reader"
 
@@ -221,12 +233,18 @@ def chain(cfg: Config, arm: Arm, sums: arithmetic.Sums, seed: int, device: str =
 
 
 EXPERIMENTS = (names_duel, concept_duel, chaining)
-LONG: dict[str, Callable] = {"patience": patience, "entanglement": entangled, "ablations": ablations, "branching": wider}
+LONG: dict[str, Callable] = {"patience": patience, "entanglement": entangled, "ablations": ablations, "branching": wider,
+                             "large concepts": large_concepts}
 
 
 def long_config(name: str) -> dict:
-    """What the record of a long experiment holds as its config: the preset `long` and the experiment's name."""
-    return {"experiment": name} | asdict(preset("long"))
+    """What the record of a long experiment holds as its config: its preset and the experiment's name."""
+    return {"experiment": name} | asdict(preset(long_preset(name)))
+
+
+def long_preset(name: str) -> str:
+    """Which sizes a long experiment has."""
+    return "large" if name == "large concepts" else "long"
 
 
 def long_study(name: str, seed: int, out: Path | None = None) -> Path:
@@ -235,7 +253,7 @@ def long_study(name: str, seed: int, out: Path | None = None) -> Path:
         raise ValueError(f"no long experiment {name!r}; there are: {', '.join(LONG)}")
     record = start_record(CHAPTER, preset="long", seed=seed, config=long_config(name), claims=LONG_CLAIMS[name], out=out)
     record.data("generated facts", "data/facts.py", kind="generated")
-    LONG[name](preset("long"), seed, progress=True).put(record)
+    LONG[name](preset(long_preset(name)), seed, progress=True).put(record)
     return record.save()
 
 
