@@ -62,18 +62,21 @@ def race_table(records: Sequence[dict], costs: Mapping[str, float], level: float
 
     Keys: recipe; seeds; step_s (the cost of a step); steps and seconds (one per seed, None where the level was never
     reached); reached; median, low, high (core-seconds: the middle and the ends over all runs, None where a run that never
-    arrives decides it); ratio and ratio_bf16 (median of the official recipe, in float32 and in bf16, over this median); final
-    (median final accuracy, a share); level. `level` defaults to `race_level(records)`. Raises ValueError where a recipe has no cost.
+    arrives decides it); final (median final accuracy, a share); level; ratio and ratio_bf16 (median of the official recipe, in
+    float32 and in bf16, over this median). `level` defaults to `race_level(records)`, but for ratio_bf16, which is taken at the
+    level that the official runs in bf16 set, by the same rule. Raises ValueError where a recipe has no cost.
     """
     level = race_level(records) if level is None else level
     runs = {name: [r for r in records if r["config"]["recipe"] == name] for name in dict.fromkeys(r["config"]["recipe"] for r in records)}
     if unknown := sorted(set(runs) - set(costs)):
         raise ValueError(f"no cost of a step of {', '.join(unknown)}: run `python -m jepa_lab bench --race --cost`")
     rows = [_row(name, found, costs[name], level) for name, found in runs.items()]
-    medians = {row["recipe"]: row["median"] for row in rows}
-    for row in rows:
-        for key, name in (("ratio", REFERENCE), ("ratio_bf16", SAME_PRECISION)):
-            row[key] = medians[name] / row["median"] if medians.get(name) and row["median"] else None
+    again = [_row(name, found, costs[name], race_level(records, SAME_PRECISION)) for name, found in runs.items()] if SAME_PRECISION in runs else []
+    for key, reference, at_level in (("ratio", REFERENCE, rows), ("ratio_bf16", SAME_PRECISION, again)):
+        medians = {row["recipe"]: row["median"] for row in at_level}
+        for row in rows:
+            own = medians.get(row["recipe"])
+            row[key] = medians[reference] / own if medians.get(reference) and own else None
     return sorted(rows, key=lambda row: row["median"] if row["median"] is not None else float("inf"))
 
 

@@ -52,6 +52,9 @@ def test_time_is_steps_times_cost_whatever_the_runs_took_and_both_ratios_are_giv
     ours, fast, official = race.race_table(runs, {"official": 1.0, "official + bf16": 0.5, "ours": 0.2, "nobody": 9.0})
     assert (ours["recipe"], ours["steps"], ours["median"], ours["ratio"], ours["ratio_bf16"]) == ("ours", [5], 1.0, 20.0, 10.0)
     assert (fast["median"], fast["ratio"], official["median"], official["ratio_bf16"]) == (10.0, 2.0, 20.0, 0.5)
+    runs[1] = entry("official + bf16", 0, [0.6, 0.7, 0.7])  # never at the level of float32: compared at its own
+    rows = {row["recipe"]: row for row in race.race_table(runs, {"official": 1.0, "official + bf16": 0.5, "ours": 0.2})}
+    assert rows["official + bf16"]["median"] is None and rows["official + bf16"]["ratio"] is None and rows["ours"]["ratio_bf16"] == 5.0
 
 
 def test_the_newest_cost_record_counts():

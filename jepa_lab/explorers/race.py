@@ -116,9 +116,10 @@ def standing_text(records: Sequence[dict], costs: Sequence[dict], rows: Sequence
         lines.append(f"{row['recipe']:17s}{row['reached']}/{len(row['seeds'])}{steps:>9}{1000 * row['step_s']:11.0f}" + "".join(f"{n:>{w}}" for n, w in zip(numbers, (8, 7, 7)))
                      + f"{form(row['ratio'], '.1f'):>15}{form(row['ratio_bf16'], '.1f'):>22}{100 * row['final']:9.2f}")  # fmt: skip
     ours = next((row for row in rows if row["recipe"] == "ours"), {})
-    for key, name in (("ratio", "official, float32"), ("ratio_bf16", "official + bf16")):
+    for key, name in (("ratio", race.REFERENCE), ("ratio_bf16", race.SAME_PRECISION)):
         if ours.get(key):
-            lines.append(f"{goal:g} times fewer than {name}: {'yes' if ours[key] >= goal else 'no'}, {ours[key]:.1f}")
+            level = 100 * race.race_level(_entered(records), name)
+            lines.append(f"{goal:g} times fewer than {name}, to {level:.2f} %: {'yes' if ours[key] >= goal else 'no'}, {ours[key]:.1f}, over {len(_entered(records, name))} seed(s) of it")
     for row in rows:
         below = [(r["seed"], 100 * race.curve(r)[1][-1]) for r in _entered(records, row["recipe"]) if race.curve(r)[1][-1] < row["level"]]
         if below:
