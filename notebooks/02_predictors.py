@@ -267,7 +267,7 @@ for recipe, changed in (race.settings_of(race_runs, standing) if standing else {
 # %% [markdown]
 # The printed settings are all that a recipe changes of the published one; the code that ran is
 # [`benchmarks/race.py`](https://github.com/jepa-lab/jepa-lab/blob/main/benchmarks/race.py). The goal was 5 times fewer core-seconds than the official recipe;
-# the last lines of the table say at which precision it holds. Read them with this in mind:
+# it holds against the recipe as it ships on a CPU and, with the runs so far, not at equal precision. Read the table with this in mind:
 #
 # - **Two ratios, two levels.** Against the recipe as it ships on a CPU, part of the lead is precision alone. The level that *official + bf16* sets is the lowest accuracy
 #   that *its* runs end with: they need not reach that of float32. A curve that rises by three points in hundreds of steps makes a ratio sensitive to the level. An earlier state of this page gave one number, 6.6 times: it compared
