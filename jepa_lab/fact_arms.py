@@ -5,7 +5,7 @@ width of a laptop some things had to differ from the paper. For every model: mor
 relation must gate the subject rather than be memorised with it), and much faster forgetting: weight decay 4 at rate 0.008
 for all arms on names, 2 at 0.01 for those on concepts, which also train for fewer steps (the paper's 0.1 at 0.0001 forgets
 as slowly as 3 million steps allow). For JEPA: a LayerNorm before the scalar product also without a memory (the paper: only
-with one). The rate decays by a cosine at every size, also in the preset `paper`; the paper keeps it constant.
+with one). The rate falls by a cosine except where a `SteadyConfig` holds it, as the preset `paper` does throughout.
 """
 
 from collections.abc import Callable

@@ -381,6 +381,7 @@ def test_the_paper_preset_has_the_published_size_and_batch(monkeypatch):
     assert fact_arms.world_of(cfg, 0, concept_level=True).vocabulary == 80_014
     monkeypatch.setattr(fact_arms, "world_of", lambda *_: w)
     assert len(w.train) == 390_000 and len(w.reversed) == 90_000 and w.vocabulary == 2 + 12 + 16_000
+    assert [train.learning_rate(step, cfg) for step in (1999, 2_000_000, 2_999_999)] == [1e-4] * 3  # constant after the warm-up
     block = 12 * 768**2 + 13 * 768
     size = {name: fact_arms.footprint(cfg, name) for name in ("JEPA", "AR", "JEPA + memory")}
     assert size["JEPA"]["parameters"] == 16_014 * 768 + 2 * block and size["AR"]["parameters"] == size["JEPA"]["parameters"] + 2 * 768

@@ -42,7 +42,7 @@ def preset(name: str, **overrides) -> Config:
         "gpu": Config(num_steps=60_000, batch_size=1024, lr=1e-3, weight_decay=(1.0, 1.0), log_every=2000, num_taught=10_000, num_tested=6000,
                       num_pairs=6, multiplicity=10, width=256, heads=32, concept_steps=60_000,
                       concept_lr=2e-3, concept_weight_decay=1.0, precision="bf16"),
-        "paper": Config(num_steps=3_000_000, batch_size=1024, lr=1e-4, warmup=2000 / 3_000_000, weight_decay=(0.1, 0.1), betas=(0.9, 0.999),
+        "paper": SteadyConfig(hold=1.0, num_steps=3_000_000, batch_size=1024, lr=1e-4, warmup=2000 / 3_000_000, weight_decay=(0.1, 0.1), betas=(0.9, 0.999),
                         log_every=5000, num_taught=50_000, num_tested=30_000, num_pairs=6, multiplicity=10, width=768, heads=12,
                         concept_steps=3_000_000, concept_lr=1e-4, concept_weight_decay=0.1, semantic_hidden=4, dropout=0.1, layer_norm=False, precision="bf16"),
     }  # fmt: skip
@@ -196,10 +196,11 @@ def chaining(cfg: Config, seed: int, device: str = "cpu", progress: bool = False
 
 def wider(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Outcome:
     """Claim 7, long: does accuracy survive a growing number of branches?"""
-    data = chained(cfg, cfg.branchings, seed, device, progress, CHAINED[:2])
-    most, few = (data[f"branching {b}, JEPA + memory: answers"] for b in (max(cfg.branchings), min(cfg.branchings)))
-    order = data[f"branching {max(cfg.branchings)}, {ORDER_BLIND}: answers"]
-    return Outcome({}, data | {"chance": 1 / cfg.modulus}, {"chaining-branching": (most, few), "chaining-branching-order": (most, order)})
+    data = chained(cfg, cfg.branchings, seed, device, progress, ("JEPA + memory", "AR + memory"))
+    most, few, order, theirs = (data[f"branching {b}, {name}: answers"] for b, name in (
+        (max(cfg.branchings), "JEPA + memory"), (min(cfg.branchings), "JEPA + memory"), (max(cfg.branchings), ORDER_BLIND), (max(cfg.branchings), "AR + memory")))
+    return Outcome({}, data | {"chance": 1 / cfg.modulus}, {
+        "chaining-branching": (most, few), "chaining-branching-order": (most, order), "chaining-branching-memory": (most, theirs)})
 
 
 def chained(cfg: Config, branchings: tuple[int, ...], seed: int, device: str, progress: bool, arms: tuple[str, ...]) -> dict[str, float]:
