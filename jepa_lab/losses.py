@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -128,8 +128,8 @@ def normalise(latents: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
 
 
 def gather_blocks(tokens_BND: Float[Tensor, "B N D"], idx_BMK: Int[Tensor, "B M K"]) -> Float[Tensor, "B M K D"]:
-    """The tokens of every target block."""
-    flat_BTD = tokens_BND.take_along_dim(rearrange(idx_BMK, "b m k -> b (m k) 1"), dim=1)
+    """The tokens of every target block. An index out of range is an error."""
+    flat_BTD = tokens_BND.gather(1, repeat(idx_BMK, "b m k -> b (m k) d", d=tokens_BND.shape[-1]))  # take_along_dim would count back from -1
     return rearrange(flat_BTD, "b (m k) d -> b m k d", m=idx_BMK.shape[1])
 
 

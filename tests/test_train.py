@@ -153,6 +153,8 @@ def test_gather_blocks_returns_the_tokens_that_carry_their_own_index():
     idx = torch.tensor([[[3, 4], [7, 8]], [[0, 15], [2, 1]]])
     got = losses.gather_blocks(tokens, idx)[..., 0]
     torch.testing.assert_close(got, torch.stack([idx[0], idx[1] + 16]).float())
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        losses.gather_blocks(tokens, idx - 100)
 
 
 def test_ema_equals_its_closed_form():
