@@ -109,8 +109,18 @@ def ask(model: Model, subject: int, relation: int) -> Float[Tensor, "E"]:
     everyone_E = torch.arange(len(model.names), device=model.names.device)
     rows_E3 = torch.stack([torch.full_like(everyone_E, subject), torch.full_like(everyone_E, relation), everyone_E], 1)
     if spells(model):
-        return torch.cat([model.log_likelihood(part)[0] for part in rows_E3.split(1024)])
+        return name_likelihoods(model, rows_E3)
     return entity_scores(model, rows_E3[:1])[0]
+
+
+def name_likelihoods(model: TokenAR, rows_E3: Int64[Tensor, "E 3"]) -> Float[Tensor, "E"]:
+    """`model.log_likelihood` of every name as the answer to one question; names that begin alike are read once."""
+    spelled_ET = model.spelling[rows_E3[:, 2]]
+    begun_UT, which_E = spelled_ET[:, :-1].unique(dim=0, return_inverse=True)
+    one_U = torch.empty(len(begun_UT), dtype=torch.int64, device=rows_E3.device).scatter_(0, which_E, torch.arange(len(rows_E3), device=rows_E3.device))
+    log_p_UTV = torch.cat([model.logits(part) for part in rows_E3[one_U].split(1024)]).log_softmax(-1)
+    each_ET = log_p_UTV[which_E[:, None], torch.arange(spelled_ET.shape[1], device=rows_E3.device), spelled_ET]
+    return (each_ET * model.counted(spelled_ET)).sum(1)
 
 
 @torch.no_grad()

@@ -42,6 +42,18 @@ def test_reading_only_the_last_positions_changes_no_number():
         torch.testing.assert_close(block(x, read=read), block(x)[:, -read:])
 
 
+def test_attention_and_its_gradients_are_those_of_plain_products():
+    block = blocks(1)[0]
+    parts = [torch.randn(3, n, 16, dtype=torch.float64, requires_grad=True) for n in (2, 5, 5)]
+    q, k, v = (x.unflatten(2, (4, 4)).transpose(1, 2) for x in parts)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()[3:]
+    plain = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    ours, weight = block.attend(*parts, None), torch.randn(3, 2, 16, dtype=torch.float64)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)  # the softmax is in float32
+    for one, other in zip(torch.autograd.grad((ours * weight).sum(), parts), torch.autograd.grad((plain * weight).sum(), parts)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_block_is_causal():
     block, x = blocks(1)[0], torch.randn(3, 5, 16)
     y = x.clone()
@@ -442,10 +454,12 @@ def test_asking_one_question_gives_the_scores_of_the_whole_table():
     w = world(pairs=3)
     model = jepa(w)
     torch.testing.assert_close(recall.ask(model, *w.reversed[0, :2].tolist()), recall.entity_scores(model, w.reversed[:1])[0])
-    torch.manual_seed(0)
-    spelled = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
-    likelihoods = recall.ask(spelled, *w.reversed[0, :2].tolist())
-    torch.testing.assert_close(likelihoods[w.reversed[0, 2]], spelled.log_likelihood(w.reversed[:1])[0][0])
+    for w in (w, real_facts.countries(rng())):  # names of one length, and of several with a full stop
+        torch.manual_seed(0)
+        spelled = binding.TokenAR(w.names, w.vocabulary, 16, w.num_relations, blocks(2))
+        subject, relation, _ = w.reversed[0].tolist()
+        rows = torch.tensor([[subject, relation, answer] for answer in range(w.num_entities)])
+        torch.testing.assert_close(recall.ask(spelled, subject, relation), spelled.log_likelihood(rows)[0])
 
 
 def test_the_map_of_concepts_is_flat_and_scaled():
