@@ -230,7 +230,7 @@ def _draws(
     streams = [train.batch_indices(len(patches), cfg.batch_size, seed, ensemble.step) for seed in seeds]
     row_S = torch.tensor([seeds.index(run.seed) for run in ensemble.runs], device=patches.device)
     while True:
-        idx = torch.cat([next(stream) for stream in streams]).to(patches.device)
+        idx = torch.cat([next(stream) for stream in streams]).to(patches.device, non_blocking=True)
         drawn = [sampler(cfg.batch_size, generator) for generator in ensemble.generators.values()]
         batch = [to_batch(patches[idx])], [masks.context_idx for masks in drawn], [masks.target_idx for masks in drawn]
         if len(seeds) == 1:

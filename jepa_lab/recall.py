@@ -167,8 +167,13 @@ def fit(run: train.Run, cfg: train.Config, facts: Int64[Tensor, "F 3"], loss: Ca
     work = checkpoints.resume(checkpoint, run, cfg, loss=loss, facts=facts)
     batches = train.batch_indices(len(facts), cfg.batch_size, run.seed, run.step)
     for recent in train.loop(run, cfg, watch, progress, checkpoint, save_every, work):
-        with torch.autocast(facts.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-            value = loss(run.model, facts[next(batches).to(facts.device)])
-        value.backward()
-        recent.append((value.detach(), train.update(run, value, cfg)))
+        recent.append(step(run, cfg, loss, facts, next(batches)))
     return run
+
+
+def step(run: train.Run, cfg: train.Config, loss: Callable[[Model, Tensor], Tensor], facts: Int64[Tensor, "F 3"], idx_B: Int64[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+    """One step on the facts `idx_B`: the loss, and whether it and its gradients were finite; neither is read back."""
+    with torch.autocast(facts.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        value = loss(run.model, facts[idx_B.to(facts.device, non_blocking=True)])
+    value.backward()
+    return value.detach(), train.update(run, value, cfg)

@@ -164,7 +164,7 @@ def train_step(
     """
     loss = torch.zeros((), device=patches.device)
     for part, (rows_b, seen) in enumerate(distributed.share(idx_B, masks, micro_batches), start=1):
-        batch_bNP = to_batch(patches[rows_b.to(patches.device)])
+        batch_bNP = to_batch(patches[rows_b.to(patches.device, non_blocking=True)])
         with silent(objective, part < micro_batches):
             with torch.autocast(patches.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
                 part_loss = objective(batch_bNP, seen) / micro_batches
@@ -283,7 +283,10 @@ def wrap(model: JEPA, objective: Objective, compile: bool, micro_batches: int = 
         step = nn.parallel.DistributedDataParallel(
             step, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=micro_batches == 1
         )
-    return torch.compile(step, dynamic=False) if compile else step
+    if not compile:
+        return step
+    torch.compiler.reset()  # all arms are one piece of code, of which torch keeps 8 compiled versions before it gives up
+    return torch.compile(step, dynamic=False)
 
 
 def silent(step: nn.Module, more_to_come: bool):

@@ -54,6 +54,18 @@ def test_attention_and_its_gradients_are_those_of_plain_products():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradients_of_the_sums_are_right_in_double_precision():
+    q, k, w, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 4, 2), (5, 3, 4, 2), (2, 5, 3, 2), (5, 3, 4, 2)))
+    assert torch.autograd.gradcheck(binding.Dot.apply, (q, k)) and torch.autograd.gradcheck(binding.Blend.apply, (w, v))
+
+
+def test_attention_in_bf16_adds_up_in_float32():
+    block = binding.Block(256, 4, 32)
+    parts = [torch.randn(3, 5, 256).bfloat16() for _ in range(3)]
+    exact = block.attend(*(x.float() for x in parts), None)
+    assert torch.equal(block.attend(*parts, None), exact.bfloat16()), "nothing but the result is rounded"
+
+
 def test_a_block_is_causal():
     block, x = blocks(1)[0], torch.randn(3, 5, 16)
     y = x.clone()
