@@ -165,6 +165,7 @@ def fit(run: train.Run, cfg: train.Config, facts: Int64[Tensor, "F 3"], loss: Ca
     """
     train.check_run(run, {"the facts": facts})
     work = checkpoints.resume(checkpoint, run, cfg, loss=loss, facts=facts)
+    loss = train.compiled(loss) if facts.is_cuda else loss
     batches = train.batch_indices(len(facts), cfg.batch_size, run.seed, run.step)
     for recent in train.loop(run, cfg, watch, progress, checkpoint, save_every, work):
         recent.append(step(run, cfg, loss, facts, next(batches)))

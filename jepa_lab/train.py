@@ -283,9 +283,15 @@ def wrap(model: JEPA, objective: Objective, compile: bool, micro_batches: int = 
         step = nn.parallel.DistributedDataParallel(
             step, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=micro_batches == 1
         )
-    if not compile:
-        return step
-    torch.compiler.reset()  # all arms are one piece of code, of which torch keeps 8 compiled versions before it gives up
+    return compiled(step) if compile else step
+
+
+def compiled(step: Callable) -> Callable:
+    """`step` compiled for fixed shapes, and what was compiled before forgotten.
+
+    To torch all arms are one piece of code, of which it keeps 8 versions and then runs others uncompiled.
+    """
+    torch.compiler.reset()
     return torch.compile(step, dynamic=False)
 
 
