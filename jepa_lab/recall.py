@@ -177,4 +177,4 @@ def step(run: train.Run, cfg: train.Config, loss: Callable[[Model, Tensor], Tens
     with torch.autocast(facts.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
         value = loss(run.model, facts[idx_B.to(facts.device, non_blocking=True)])
     value.backward()
-    return value.detach(), train.update(run, value, cfg)
+    return value.detach().clone(), train.update(run, value, cfg)

@@ -283,16 +283,18 @@ def wrap(model: JEPA, objective: Objective, compile: bool, micro_batches: int = 
         step = nn.parallel.DistributedDataParallel(
             step, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=micro_batches == 1
         )
-    return compiled(step) if compile else step
+    return compiled(step, graphs=distributed.world() * micro_batches == 1) if compile else step
 
 
-def compiled(step: Callable) -> Callable:
+def compiled(step: Callable, graphs: bool = True) -> Callable:
     """`step` compiled for fixed shapes, and what was compiled before forgotten.
 
-    To torch all arms are one piece of code, of which it keeps 8 versions and then runs others uncompiled.
+    To torch all arms are one piece of code, of which it keeps 8 versions and then runs others uncompiled. graphs: a GPU
+    replays the step as one CUDA graph, since small models wait for their launches. Its loss and gradients are then
+    overwritten by the next call, so gradients cannot add up over several.
     """
     torch.compiler.reset()
-    return torch.compile(step, dynamic=False)
+    return torch.compile(step, dynamic=False, mode="reduce-overhead" if graphs else "default")
 
 
 def silent(step: nn.Module, more_to_come: bool):

@@ -136,7 +136,7 @@ def test_a_bad_batch_moves_nothing_on_the_gpu():
     cfg, arm = replace(IMAGES, num_steps=6, log_every=1), masking.arms(IMAGES, scene)["I-JEPA"]
     broken = scene.patches.float()
     broken[:] = torch.nan
-    run = worlds.train_arm(cfg, scene, arm, 0, progress=False)
+    run = worlds.train_arm(cfg, scene, arm, 0, progress=False, compile=False)
     before = copy.deepcopy([*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())])
     step = train.wrap(run.model, arm.objective, compile=False)
     _, ok = train.train_step(run, cfg, step, lambda x: x, broken, torch.arange(32), arm.sampler(32, run.generator))
@@ -147,7 +147,7 @@ def test_a_bad_batch_moves_nothing_on_the_gpu():
 def test_a_resumed_run_on_the_gpu_is_the_uninterrupted_one(tmp_path):
     scene, path = on_gpu(squares()), tmp_path / "checkpoint.pt"
     cfg, arm = replace(IMAGES, num_steps=8), masking.arms(IMAGES, scene)["I-JEPA"]
-    whole = worlds.train_arm(cfg, scene, arm, 0, progress=False)
+    whole = worlds.train_arm(cfg, scene, arm, 0, progress=False, compile=False)
 
     class Cut(Exception):
         pass
@@ -162,8 +162,8 @@ def test_a_resumed_run_on_the_gpu_is_the_uninterrupted_one(tmp_path):
         return replace(arm, sampler=sampler)
 
     with pytest.raises(Cut):
-        worlds.train_arm(cfg, scene, until(5), 0, progress=False, checkpoint=path, save_every=4)
-    resumed = worlds.train_arm(cfg, scene, until(20), 0, progress=False, checkpoint=path, save_every=4)
+        worlds.train_arm(cfg, scene, until(5), 0, progress=False, compile=False, checkpoint=path, save_every=4)
+    resumed = worlds.train_arm(cfg, scene, until(20), 0, progress=False, compile=False, checkpoint=path, save_every=4)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters()):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -171,7 +171,7 @@ def test_a_resumed_run_on_the_gpu_is_the_uninterrupted_one(tmp_path):
 def test_an_ensemble_on_the_gpu_trains_as_separate_runs_do():
     scene = on_gpu(squares())
     cfg, arm = replace(IMAGES, num_steps=4), masking.arms(IMAGES, scene)["I-JEPA"]
-    alone = [worlds.train_arm(cfg, scene, arm, seed, progress=False).model for seed in range(2)]
+    alone = [worlds.train_arm(cfg, scene, arm, seed, progress=False, compile=False).model for seed in range(2)]
     models = [image_model(cfg, scene, arm, seed) for seed in range(2)]
     ensembles.fit(ensembles.stack(models, [0, 1], "cuda"), cfg, scene.patches, scene.to_batch, arm.sampler, progress=False)
     for one, other in zip(alone, models):

@@ -106,6 +106,7 @@ def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, "12"
     """Mean and standard deviation of each lead over all records, in mV: one pair of constants per database.
 
     Take them from training records only. Sums are kept in float64 over pieces, so a memory-mapped set stays on disk.
+    Raises `DataError` for no records and for a lead that is flat in all of them.
     """
     if not len(signals):
         raise DataError("cannot take lead statistics of no records")
@@ -116,16 +117,17 @@ def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, "12"
         squares += piece.square().sum((0, 2))
     count = signals.shape[0] * signals.shape[2]
     mean = total / count
-    return mean.float(), (squares / count - mean ** 2).clamp(min=0).sqrt().float()
+    std = (squares / count - mean ** 2).clamp(min=0).sqrt().float()
+    flat = [lead for lead, value in zip(LEADS, std.tolist(), strict=True) if not value > 0]
+    if flat:
+        raise DataError(f"cannot normalise: lead {', '.join(flat)} has no spread; is it flat in every record?")
+    return mean.float(), std
 
 
 def normalise(signals: Float[Tensor, "n 12 T"], stats: tuple[Float32[Tensor, "12"], Float32[Tensor, "12"]],
               clip: float = 5.0) -> Float[Tensor, "n 12 T"]:
     """(signal - mean) / std per lead in float32, clipped to +-`clip`: the paper's input, with `stats` from `lead_stats`."""
     mean, std = (stat.to(signals.device) for stat in stats)
-    if not bool((std > 0).all()):
-        flat = [lead for lead, value in zip(LEADS, std.tolist(), strict=True) if not value > 0]
-        raise DataError(f"cannot normalise: lead {', '.join(flat)} has no spread; is it flat in every record?")
     return ((signals.float() - mean[:, None]) / std[:, None]).clamp_(-clip, clip)
 
 
