@@ -73,7 +73,7 @@ class Config(train.Config):
 
 @dataclass(frozen=True)
 class SteadyConfig(Config):
-    """The rate stays at its peak, as in the paper, until the last part of a run: forgetting must not slow down while the model still memorises."""
+    """The rate stays at its peak for `hold` of the steps after the warm-up (1: to the end, as in the paper), then falls."""
 
     hold: float = 0.7
 
