@@ -191,7 +191,7 @@ def test_compiled_equals_uncompiled_on_the_gpu():
         from dataclasses import replace
         import sys, torch
         sys.path.insert(0, "tests")
-        from jepa_lab import ecg_world, train, worlds
+        from jepa_lab import worlds
         from jepa_lab.papers import masking
         import test_golden
         torch._dynamo.config.error_on_recompile = True
