@@ -188,7 +188,7 @@ def claim_figure(study_values: Mapping[str, Sequence[float]], today: Mapping[str
     ticks = ["<br>".join(textwrap.wrap(name, 20)) for name in names]
     fig.update_xaxes(title=dict(text=y_title))
     fig.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False)
-    fig.update_layout(height=130 + 64 * len(names))
+    fig.update_layout(height=max(340, 130 + 64 * len(names)))  # on a phone the legend takes a third of that
     return house(fig, description or _claim_text(study_values, today, paper or {}, names, y_title), title)
 
 

@@ -247,7 +247,8 @@ run.claim("fast-predictor", value=fast, baseline=common)
 # CUDA's. *official + bf16* is the same recipe at the precision that ours has.
 #
 # **Time is steps × cost of a step.** The runs lie on two kinds of machine; how many steps a recipe needs does not depend on that but for rounding, what a
-# step costs does. So the cost was measured for all recipes side by side, in one process, in alternating rounds, and the curves count in that currency.
+# step costs does. So the cost was measured for all recipes side by side, in one process, in alternating rounds, and the curves count in that currency. The last
+# lines of the table give the ratios on each machine where that was done; the first of them was idle, and counts.
 
 # %% tags=["hide-input"]
 race_runs, race_costs = (records.load(paper.CHAPTER, preset=kind) for kind in ("race", "race-cost"))
@@ -267,10 +268,10 @@ for recipe, changed in (race.settings_of(race_runs, standing) if standing else {
 # %% [markdown]
 # The printed settings are all that a recipe changes of the published one; the code that ran is
 # [`benchmarks/race.py`](https://github.com/jepa-lab/jepa-lab/blob/main/benchmarks/race.py). The goal was 5 times fewer core-seconds than the official recipe;
-# it holds against the recipe as it ships on a CPU and, with the runs so far, not at equal precision. Read the table with this in mind:
+# it holds against the recipe as it ships on a CPU and, more narrowly, at equal precision. Read the table with this in mind:
 #
 # - **Two ratios, two levels.** Against the recipe as it ships on a CPU, part of the lead is precision alone. The level that *official + bf16* sets is the lowest accuracy
-#   that *its* runs end with: they need not reach that of float32. A curve that rises by three points in hundreds of steps makes a ratio sensitive to the level. An earlier state of this page gave one number, 6.6 times: it compared
+#   that *its* runs end with: two of its five never reach that of float32. A curve that rises by three points in hundreds of steps makes a ratio sensitive to the level. An earlier state of this page gave one number, 6.6 times: it compared
 #   bf16 with float32, and the seconds of runs made hours apart.
 # - **Ours was tuned, the others were not.** Steps, schedules, masks, targets and optimiser of *ours* were chosen on validation images cut from the training images, by
 #   seeds that are not in the race. The official recipe keeps settings made for hundreds of epochs: its EMA starts at 0.996 and so remembers 250 of its 1,000
@@ -281,7 +282,8 @@ for recipe, changed in (race.settings_of(race_runs, standing) if standing else {
 # - **The official recipe was meant to take 10 core-minutes.** Its five runs took 471 to 537 s on the machine they ran on, an AMD Zen.
 # - **Masks.** The released configurations ask of each mask more than 10 tokens (`min_keep`). Most targets have 6 to 9 of these 7 × 7 tokens, and the published code
 #   would draw for ever; our `published` sampler asks it of the context only.
-# - **Seeds.** The race is meant for five; the table says how many ran, and a ratio from fewer is provisional.
+# - **Seeds.** Five each. With a single run of *official + bf16* the ratio at equal precision had been 4.6; with five it is above 5, by less than seeds differ.
+# - **lightly** takes its own example's settings, of which a batch of 10 and a constant rate of 0.00015 fit a run this short least; one of its five runs gets there.
 #
 # ### What each idea gave
 #

@@ -378,7 +378,7 @@ for name, guess in (("its own context", own), ("another patient's", other_one), 
 # python -m jepa_lab data fetch ptb-xl
 # # any folders of WFDB records, such as those of the CinC 2021 challenge, each with constants of its own
 # python -m jepa_lab run 07_ecg_jepa -p data=/data/georgia,/data/ningbo
-# # this chapter on a GPU: ViT-XS, 500 Hz, 50 ms tokens, all statements; not timed yet
+# # this chapter on a GPU: ViT-XS, 500 Hz, 50 ms tokens, all statements
 # python -m jepa_lab run 07_ecg_jepa --preset gpu --device cuda
 # # the reference model alone, headless, with checkpoints; on one GPU, then on two
 # python -m jepa_lab train ecg_jepa --preset gpu --out runs/ecg_jepa

@@ -364,7 +364,7 @@ explorer.stored_figure(long["patience"], "patience", "test over_partner", "P", r
 
 # %% tags=["hide-input"]
 paper_size = rc.preset("large")
-six = dict(relation_blind_ceiling=sum(1 / k for k in range(1, 7)) / 6, papers_one_layer=0.823, chance=1 / (paper_size.num_taught + paper_size.num_tested))
+six = dict(relation_blind_ceiling=sum(1 / k for k in range(1, 7)) / 6, paper_with_one_layer=0.823, chance=1 / (paper_size.num_taught + paper_size.num_tested))
 explorer.stored_figure(long["large concepts"], "large concepts", "test mrr", "mean reciprocal rank, reversed facts", **six)
 
 # %% tags=["hide-input"]

@@ -92,7 +92,8 @@ def arrival_figure(rows: Sequence[Mapping], title: str | None = None):
                 error_x=dict(type="data", symmetric=False, array=[high - row["median"]], arrayminus=[row["median"] - row["low"]], color=tint, thickness=3, width=6),
                 hovertemplate=f"{row['recipe']}: %{{x:.0f}} s<extra>median of {len(row['seconds'])} seeds</extra>"))  # fmt: skip
     ticks = [f"{row['recipe']}<br>{row['reached']} of {len(row['seeds'])} seeds" for row in shown]
-    fig.update_xaxes(rangemode="tozero", title=dict(text="core-seconds to the level"))
+    furthest = max((s for row in rows for s in row["seconds"] if s is not None), default=1.0)
+    fig.update_xaxes(range=[0, 1.4 * furthest], title=dict(text="core-seconds to the level"))  # room for the ratios
     fig.update_yaxes(tickvals=list(range(len(shown))), ticktext=ticks, range=[len(shown) - 0.4, -0.6], showgrid=False, zeroline=False)
     return figures.house(fig.update_layout(height=140 + 64 * len(shown)), arrival_text(rows), title)
 
@@ -107,7 +108,7 @@ def arrival_text(rows: Sequence[Mapping]) -> str:
 
 
 def standing_text(records: Sequence[dict], costs: Sequence[dict], rows: Sequence[Mapping], goal: float = 5.0) -> str:
-    """The table for people: seeds, steps, cost, core-seconds, both ratios, whether `goal` holds, who ended below the level, on which machine."""
+    """The table for people: seeds, steps, cost, core-seconds, both ratios, whether `goal` holds, who ended below the level, the ratios on every machine."""
     form = lambda x, spec: "never" if x is None else format(x, spec)  # noqa: E731
     lines = [f"{'recipe':17s}seeds  steps  ms a step  core-s    low   high  official / it  official + bf16 / it  final %"]
     for row in rows:
@@ -124,9 +125,11 @@ def standing_text(records: Sequence[dict], costs: Sequence[dict], rows: Sequence
         below = [(r["seed"], 100 * race.curve(r)[1][-1]) for r in _entered(records, row["recipe"]) if race.curve(r)[1][-1] < row["level"]]
         if below:
             lines.append(f"{row['recipe']} ends below the level of {100 * row['level']:.2f} %: " + ", ".join(f"seed {seed} at {final:.2f} %" for seed, final in below))
-    cost = max(costs, key=lambda record: record["started"])
-    load = [cost["values"][f"load {when}"] for when in ("before", "after")]
-    lines.append(f"cost: median of {cost['config']['rounds']} rounds of {cost['config']['steps_a_round']} steps, {cost['device']}, load {load[0]:.1f} to {load[1]:.1f}, torch {cost['versions']['torch']}")
+    for cost in sorted(costs, key=lambda record: record["started"], reverse=True):  # the newest is what the table counts in
+        load = [cost["values"][f"load {when}"] for when in ("before", "after")]
+        there = next((row for row in rows_of(records, [cost]) if row["recipe"] == "ours"), {})
+        ratios = " and ".join(form(there.get(key), ".1f") for key in ("ratio", "ratio_bf16"))
+        lines.append(f"cost: median of {cost['config']['rounds']} rounds of {cost['config']['steps_a_round']} steps, {cost['device']}, load {load[0]:.1f} to {load[1]:.1f}, torch {cost['versions']['torch']}: {ratios} times")
     return "\n".join(lines)
 
 
@@ -144,11 +147,11 @@ def ladder_figure(rungs: Sequence[Mapping], level: float, title: str | None = No
     fig.add_trace(go.Scatter(x=shown, y=list(range(len(rungs))), mode="lines+text", text=gains, textposition="top center", showlegend=False,
                              line=dict(color="#7A7A7A", width=1), hoverinfo="skip"))  # fmt: skip
     for at, text in ((100 * mean(rung["untrained"] for rung in rungs), "untrained"), (100 * level, "the level")):
-        fig.add_vline(x=at, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"{text}, {at:.1f} %", annotation_position="top")
+        fig.add_vline(x=at, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"{text}<br>{at:.1f} %", annotation_position="top")
     fig.update_xaxes(title=dict(text="accuracy of a linear probe at the end, %"), range=[min(shown) - 1, max(*shown, 100 * level) + 1.5])
     fig.update_yaxes(tickvals=list(range(len(rungs))), ticktext=[rung["recipe"] for rung in rungs], range=[len(rungs) - 0.5, -0.8], showgrid=False, zeroline=False)
     parts = [f"{rung['recipe']}: {value:.1f} percent{f', {gain} points' if gain else ''}" for rung, value, gain in zip(rungs, shown, gains)]
-    return figures.house(fig.update_layout(height=120 + 44 * len(rungs)), f"Accuracy at the end, each with one idea more. {'; '.join(parts)}.", title)
+    return figures.house(fig.update_layout(height=120 + 44 * len(rungs), margin=dict(t=90)), f"Accuracy at the end, each with one idea more. {'; '.join(parts)}.", title)
 
 
 def settings_of(records: Sequence[dict], rows: Sequence[Mapping]) -> dict[str, dict]:
