@@ -2,6 +2,7 @@
 
 import copy
 import math
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -407,6 +408,29 @@ def test_position_codes_tell_every_cell_apart():
 def test_bad_input_gets_one_clear_error(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep its memory")
+def test_a_step_finds_the_memory_of_the_one_before():
+    """Page faults of a step; in a process of its own, since the setting is one for the whole process."""
+    program = """if True:
+        import resource
+        import torch
+        from functools import partial
+        from jepa_lab import masks, train
+        from jepa_lab.encoders import Encoder
+        from jepa_lab.predictors import Predictor
+        sampler = partial(masks.multi_block, (8, 8), num_targets=4, target_shapes=[(3, 4)], num_context=24)
+        data, faults = torch.randn(256, 64, 16), []
+        def to_batch(patches):
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+            return patches
+        run = train.start(train.JEPA(Encoder((8, 8), 16, 96, 2, 3), Predictor((8, 8), 96, 48, 2, 3, 96)), 0, "cpu")
+        train.fit(run, train.Config(num_steps=10, batch_size=128), data, to_batch, sampler, progress=False)
+        print((faults[-1] - faults[4]) // (len(faults) - 5))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert int(done.stdout) < 500, f"{done.stdout} page faults a step {done.stderr[-2000:]}"
 
 
 def test_shapes_are_checked_in_this_suite_and_cost_nothing_in_production():
