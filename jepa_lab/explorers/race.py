@@ -65,7 +65,7 @@ def curves_figure(records: Sequence[dict], rows: Sequence[Mapping], title: str |
     level = 100 * rows[0]["level"]
     fig.add_hline(y=level, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"the level, {level:.1f} %", annotation_position="top left")
     ticks = [mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5)]
-    fig.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks], title=dict(text="core-seconds of training: steps × cost of a step"))
+    fig.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks], title=dict(text="core-seconds: steps × cost of a step"))
     fig.update_yaxes(title=dict(text="accuracy of a linear probe, %"))
     said = f"Accuracy over core-seconds for {', '.join(row['recipe'] for row in rows)}, up to {last:.0f} core-seconds. The level is {level:.1f} percent. "
     return figures.house(fig.update_layout(height=440), said + arrival_text(rows), title)
@@ -79,6 +79,7 @@ def arrival_figure(rows: Sequence[Mapping], title: str | None = None):
     import plotly.graph_objects as go
 
     fig, shown = go.Figure(), list(reversed(rows))
+    furthest = max((s for row in rows for s in row["seconds"] if s is not None), default=1.0)
     for i, row in enumerate(shown):
         tint = figures.colour(row["recipe"])
         reached = [s for s in row["seconds"] if s is not None]
@@ -88,12 +89,11 @@ def arrival_figure(rows: Sequence[Mapping], title: str | None = None):
             high = row["high"] if row["high"] is not None else max(reached)
             fig.add_trace(go.Scatter(
                 x=[row["median"]], y=[i], mode="markers+text", showlegend=False, marker=dict(color=tint, size=12, symbol="square"),
-                text=[" and ".join(f"{row[key]:.1f} ×" for key in ("ratio", "ratio_bf16") if row[key])], textposition="top right",
+                text=[" and ".join(f"{row[key]:.1f} ×" for key in ("ratio", "ratio_bf16") if row[key])], textposition="top left" if row["median"] > furthest / 2 else "top right",
                 error_x=dict(type="data", symmetric=False, array=[high - row["median"]], arrayminus=[row["median"] - row["low"]], color=tint, thickness=3, width=6),
                 hovertemplate=f"{row['recipe']}: %{{x:.0f}} s<extra>median of {len(row['seconds'])} seeds</extra>"))  # fmt: skip
     ticks = [f"{row['recipe']}<br>{row['reached']} of {len(row['seeds'])} seeds" for row in shown]
-    furthest = max((s for row in rows for s in row["seconds"] if s is not None), default=1.0)
-    fig.update_xaxes(range=[0, 1.4 * furthest], title=dict(text="core-seconds to the level"))  # room for the ratios
+    fig.update_xaxes(range=[0, 1.1 * furthest], title=dict(text="core-seconds to the level"))
     fig.update_yaxes(tickvals=list(range(len(shown))), ticktext=ticks, range=[len(shown) - 0.4, -0.6], showgrid=False, zeroline=False)
     return figures.house(fig.update_layout(height=140 + 64 * len(shown)), arrival_text(rows), title)
 
@@ -148,7 +148,7 @@ def ladder_figure(rungs: Sequence[Mapping], level: float, title: str | None = No
                              line=dict(color="#7A7A7A", width=1), hoverinfo="skip"))  # fmt: skip
     for at, text in ((100 * mean(rung["untrained"] for rung in rungs), "untrained"), (100 * level, "the level")):
         fig.add_vline(x=at, line=dict(color="#7A7A7A", dash="dash", width=1.5), annotation_text=f"{text}<br>{at:.1f} %", annotation_position="top")
-    fig.update_xaxes(title=dict(text="accuracy of a linear probe at the end, %"), range=[min(shown) - 1, max(*shown, 100 * level) + 1.5])
+    fig.update_xaxes(title=dict(text="accuracy at the end, %"), range=[min(shown) - 1, max(*shown, 100 * level) + 1.5])
     fig.update_yaxes(tickvals=list(range(len(rungs))), ticktext=[rung["recipe"] for rung in rungs], range=[len(rungs) - 0.5, -0.8], showgrid=False, zeroline=False)
     parts = [f"{rung['recipe']}: {value:.1f} percent{f', {gain} points' if gain else ''}" for rung, value, gain in zip(rungs, shown, gains)]
     return figures.house(fig.update_layout(height=120 + 44 * len(rungs), margin=dict(t=90)), f"Accuracy at the end, each with one idea more. {'; '.join(parts)}.", title)
