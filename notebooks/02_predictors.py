@@ -299,10 +299,10 @@ for idea in ladder:
     print(f"{idea['recipe']:30s} {gave:>5s} points, {len(idea['finals'])} seed(s); its run took {idea['ran_s']:.0f} core-s{here}")
 
 # %% [markdown]
-# This is one seed, scored on the test split, and runs of one recipe differ by a point between seeds: only the large steps mean something. Scattered tokens
-# instead of blocks, and Muon, gave most. *Standardised targets*, added before Muon, **lowered** the accuracy, and so did the schedules for short runs and the kept
-# context. The recipe was tuned as a whole, on validation images, and those pilots were not kept: that these three help it is not shown here. What a rung seems to
-# give also depends on the order of the rungs.
+# Three seeds, which are none of the race's, scored on the test split. Runs of one recipe differ by one to two and a half points between seeds, so only the large
+# steps mean something: scattered tokens instead of blocks, and Muon, gave most. *Standardised targets*, added before Muon, **lowered** the accuracy, and so, less
+# clearly, did the schedules for short runs and the kept context. The recipe was tuned as a whole, on validation images, and those pilots were not kept: that these
+# three help it is not shown here. What a rung seems to give also depends on the order of the rungs.
 #
 # ## What breaks it
 #
