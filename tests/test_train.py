@@ -412,7 +412,7 @@ def test_bad_input_gets_one_clear_error(call, says):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep its memory")
 def test_a_step_finds_the_memory_of_the_one_before():
-    """Page faults of the quietest step, 16,000 without the setting; in a process of its own, since the setting is one for the whole process."""
+    """Page faults of the quietest step, some 10,000 without the setting; in a process of its own, since the setting is one for the whole process."""
     program = """if True:
         import resource
         import torch
