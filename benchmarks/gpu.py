@@ -3,7 +3,7 @@
     python -m benchmarks.gpu                      # all of CASES, a JSON line each
     python -m benchmarks.gpu masking-gpu ecg_jepa-gpu
 
-Steps are those of `train.fit` and `recall.fit`, compiled and not, on data of the right shape (random, or few and simulated
+Steps are those of `train.fit` and `recall.fit`, uncompiled and as they run on a GPU, on data of the right shape (random, or few and simulated
 records): times hold for training, scores come on top. Each case runs in this process, one after the other.
 """
 
@@ -46,7 +46,7 @@ def records(name: str, micro_batches: int = 1, compile: bool = True) -> Step:
 
 
 def masked(run: train.Run, cfg: train.Config, data, to_batch, arm: worlds.Arm, micro_batches: int, compile: bool) -> Step:
-    step = train.wrap(run.model, arm.objective, compile)
+    step = train.wrap(run.model, arm.objective, compile, micro_batches)
     batches = train.batch_indices(len(data), cfg.batch_size, 0)
     return run, cfg, lambda: train.train_step(run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator), micro_batches)
 
