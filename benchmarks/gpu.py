@@ -3,7 +3,8 @@
     python -m benchmarks.gpu                      # all of CASES, a JSON line each
     python -m benchmarks.gpu masking-gpu ecg_jepa-gpu
 
-Steps are those of `train.fit` and `recall.fit`, uncompiled and as they run on a GPU, on data of the right shape (random, or few and simulated
+Steps are those of `train.fit` and `recall.fit`, uncompiled and as they run on a GPU, on data of the right shape
+(random, or few and simulated
 records): times hold for training, scores come on top. Each case runs in this process, one after the other.
 """
 
@@ -15,8 +16,15 @@ from dataclasses import replace
 
 import torch
 
-from jepa_lab import ecg_world, fact_arms, recall, train, worlds
-from jepa_lab.papers import ecg_jepa, masking, predictors, reversal_curse
+from jepa_lab import image_world as worlds
+from jepa_lab import train
+from jepa_lab.papers.ecg_jepa import paper as ecg_jepa
+from jepa_lab.papers.ecg_jepa import world as ecg_world
+from jepa_lab.papers.masking import paper as masking
+from jepa_lab.papers.predictors import paper as predictors
+from jepa_lab.papers.reversal_curse import arms as fact_arms
+from jepa_lab.papers.reversal_curse import paper as reversal_curse
+from jepa_lab.papers.reversal_curse import scores as recall
 
 Step = tuple[train.Run, train.Config, Callable[[], object]]
 
@@ -28,7 +36,9 @@ def images(paper, name: str, micro_batches: int = 1, arm: str = "I-JEPA", compil
     grid, numbers = (side // cfg.patch,) * 2, channels * cfg.patch**2
     patches = torch.randint(0, 256, (2 * cfg.batch_size, grid[0] * grid[1], numbers), dtype=torch.uint8, device="cuda")
     labels = torch.zeros(0, dtype=torch.int64)
-    world = worlds.World("random", None, grid, patches, patches[:0], labels, patches[:0], labels, (128.0, 74.0), patches[:0, 0, :1, None])
+    world = worlds.World(
+        "random", None, grid, patches, patches[:0], labels, patches[:0], labels, (128.0, 74.0), patches[:0, 0, :1, None]
+    )
     chosen = paper.arms(cfg, world)[arm]
     cfg = replace(cfg, **(chosen.changes or {}))
     run = train.start(worlds.model(cfg, grid, numbers, 0, chosen.predictor), 0, "cuda")
@@ -45,10 +55,18 @@ def records(name: str, micro_batches: int = 1, compile: bool = True) -> Step:
     return masked(run, cfg, signals, world.to_batch, arm, micro_batches, compile)
 
 
-def masked(run: train.Run, cfg: train.Config, data, to_batch, arm: worlds.Arm, micro_batches: int, compile: bool) -> Step:
+def masked(
+    run: train.Run, cfg: train.Config, data, to_batch, arm: worlds.Arm, micro_batches: int, compile: bool
+) -> Step:
     step = train.wrap(run.model, arm.objective, compile, micro_batches)
     batches = train.batch_indices(len(data), cfg.batch_size, 0)
-    return run, cfg, lambda: train.train_step(run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator), micro_batches)
+    return (
+        run,
+        cfg,
+        lambda: train.train_step(
+            run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator), micro_batches
+        ),
+    )
 
 
 def facts(name: str, arm: str = "JEPA", compile: bool = True) -> Step:
@@ -76,7 +94,9 @@ CASES: dict[str, Callable[..., Step]] = {
 
 
 def measure(build: Callable[..., Step], compile: bool, seconds: float = 1.5) -> dict[str, float]:
-    """First step in s (with compilation), ms per step after it, samples per s, peak GB, hours for all steps of the preset."""
+    """First step in s (with compilation), ms per step after it, samples per s, peak GB, hours for all steps of the
+    preset.
+    """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     run, cfg, step = build(compile=compile)
@@ -93,8 +113,14 @@ def measure(build: Callable[..., Step], compile: bool, seconds: float = 1.5) -> 
     first = steps(1)
     count = max(2, min(300, round(2 * seconds / steps(2))))
     ms = 1000 * min(steps(count) for _ in range(2)) / count
-    return {"first_step_s": round(first, 1), "ms_per_step": round(ms, 2), "samples_per_s": round(1000 * cfg.batch_size / ms),
-            "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2), "steps": cfg.num_steps, "hours": round(ms * cfg.num_steps / 3.6e6, 3)}  # fmt: skip
+    return {
+        "first_step_s": round(first, 1),
+        "ms_per_step": round(ms, 2),
+        "samples_per_s": round(1000 * cfg.batch_size / ms),
+        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+        "steps": cfg.num_steps,
+        "hours": round(ms * cfg.num_steps / 3.6e6, 3),
+    }
 
 
 def main(names: list[str]) -> int:

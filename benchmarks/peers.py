@@ -71,7 +71,9 @@ def our_model(work: Work):
 
     torch.manual_seed(0)
     encoder = Encoder(work.grid, 3 * work.patch**2, work.width, work.depth, work.heads)
-    predictor = Predictor(work.grid, work.width, work.predictor_width, work.predictor_depth, work.predictor_heads, work.width)
+    predictor = Predictor(
+        work.grid, work.width, work.predictor_width, work.predictor_depth, work.predictor_heads, work.width
+    )
     return train.JEPA(encoder, predictor)
 
 
@@ -80,7 +82,12 @@ def draw_masks(work: Work, generator: torch.Generator):
 
     shapes = sorted({work.target_shape, work.target_shape[::-1]})
     return masks.multi_block(
-        work.grid, work.batch_size, generator, num_targets=work.num_targets, target_shapes=shapes, num_context=work.num_context
+        work.grid,
+        work.batch_size,
+        generator,
+        num_targets=work.num_targets,
+        target_shapes=shapes,
+        num_context=work.num_context,
     )
 
 
@@ -93,10 +100,14 @@ def inputs(work: Work, num_batches: int = 3) -> dict[str, Any]:
     images = (pixels.float() - 127.5) / 73.9
     drawn = [draw_masks(work, generator) for _ in range(num_batches)]
     model = our_model(work)
-    weights = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("target_encoder.")}
+    weights = {
+        name: value.clone() for name, value in model.state_dict().items() if not name.startswith("target_encoder.")
+    }
     return {
         "images": rearrange(images, "(s b) c h w -> s b c h w", s=num_batches),
-        "patches": rearrange(images, "(s b) c (h p) (w q) -> s b (h w) (c p q)", s=num_batches, p=work.patch, q=work.patch),
+        "patches": rearrange(
+            images, "(s b) c (h p) (w q) -> s b (h w) (c p q)", s=num_batches, p=work.patch, q=work.patch
+        ),
         "context_idx": torch.stack([masks.context_idx for masks in drawn]),
         "target_idx": torch.stack([masks.target_idx for masks in drawn]),
         "weights": weights | {"position": model.encoder.position_ND, "predictor_position": model.predictor.position_NP},
@@ -120,7 +131,13 @@ def ours(work: Work, weights: dict[str, Tensor], precision: str) -> Step:
     model.load_state_dict({k: v for k, v in weights.items() if not k.endswith("position")}, strict=False)
     model.target_encoder.load_state_dict(model.encoder.state_dict())
     cfg = train.Config(  # constant rates, as the peers have here; the norm of the gradient is taken but never clips
-        num_steps=10**9, warmup=0.0, lr=LR, weight_decay=(WEIGHT_DECAY,) * 2, ema_decay=(EMA_DECAY,) * 2, clip_norm=1e9, precision=precision
+        num_steps=10**9,
+        warmup=0.0,
+        lr=LR,
+        weight_decay=(WEIGHT_DECAY,) * 2,
+        ema_decay=(EMA_DECAY,) * 2,
+        clip_norm=1e9,
+        precision=precision,
     )
     run = train.start(model, 0, "cpu")
     train.choose_attention(model, plain=precision == "bf16")
@@ -160,7 +177,9 @@ class Peer:
     encoder: nn.Module
     predictor: nn.Module
     encode: Callable[[nn.Module, Tensor, Tensor | None], Tensor]  # (encoder, images, context_idx or None)
-    predict: Callable[[nn.Module, Tensor, Tensor, list[Tensor]], Tensor]  # (predictor, context, context_idx, target_idx)
+    predict: Callable[
+        [nn.Module, Tensor, Tensor, list[Tensor]], Tensor
+    ]  # (predictor, context, context_idx, target_idx)
     gather: Callable[[Tensor, list[Tensor]], Tensor]
     ema: Callable[[nn.Module, nn.Module], None]  # (encoder, target encoder)
     names: tuple[dict[str, str], dict[str, str]] = ({}, {})  # where it calls a weight otherwise than the official code
@@ -181,7 +200,12 @@ def _ema_foreach(encoder: nn.Module, target: nn.Module) -> None:
 def _official_arguments(work: Work) -> tuple[dict, dict]:
     common = dict(mlp_ratio=4, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=EPS))
     encoder = dict(patch_size=work.patch, embed_dim=work.width, depth=work.depth, num_heads=work.heads)
-    predictor = dict(embed_dim=work.width, predictor_embed_dim=work.predictor_width, depth=work.predictor_depth, num_heads=work.predictor_heads)
+    predictor = dict(
+        embed_dim=work.width,
+        predictor_embed_dim=work.predictor_width,
+        depth=work.predictor_depth,
+        num_heads=work.predictor_heads,
+    )
     return common | encoder, common | predictor
 
 
@@ -201,7 +225,9 @@ def official(work: Work) -> Peer:
     """facebookresearch/ijepa, from the checkout that IJEPA_REPO names."""
     repo = os.environ.get("IJEPA_REPO", "")
     if not (Path(repo) / "src" / "models" / "vision_transformer.py").is_file():
-        raise ImportError("IJEPA_REPO does not name a checkout of facebookresearch/ijepa" if repo else "IJEPA_REPO is not set")
+        raise ImportError(
+            "IJEPA_REPO does not name a checkout of facebookresearch/ijepa" if repo else "IJEPA_REPO is not set"
+        )
     sys.path.insert(0, repo)
     module = importlib.import_module("src.models.vision_transformer")
     return _official_like(work, module, module.apply_masks, _ema_loop)
@@ -236,10 +262,18 @@ def lightly(work: Work) -> Peer:
     encoder, _ = _official_arguments(work)
     vit = VisionTransformer(img_size=work.image, num_classes=0, class_token=False, global_pool="", **encoder)
     predictor = modules.IJEPAPredictorTIMM(
-        num_patches=work.grid[0] * work.grid[1], depth=work.predictor_depth, mlp_dim=work.width,
-        predictor_embed_dim=work.predictor_width, num_heads=work.predictor_heads, norm_layer=partial(nn.LayerNorm, eps=EPS),
-    )  # fmt: skip
-    inside = {"predictor_pos_embed": "decoder.pos_embed", "predictor_norm": "decoder.norm", "predictor_blocks": "decoder.blocks"}
+        num_patches=work.grid[0] * work.grid[1],
+        depth=work.predictor_depth,
+        mlp_dim=work.width,
+        predictor_embed_dim=work.predictor_width,
+        num_heads=work.predictor_heads,
+        norm_layer=partial(nn.LayerNorm, eps=EPS),
+    )
+    inside = {
+        "predictor_pos_embed": "decoder.pos_embed",
+        "predictor_norm": "decoder.norm",
+        "predictor_blocks": "decoder.blocks",
+    }
     return Peer(
         modules.MaskedVisionTransformerTIMM(vit),
         predictor,
@@ -257,8 +291,16 @@ PEERS = {"lightly": lightly, "simulusion": simulusion, "pyjepa": pyjepa, "offici
 
 def official_weights(weights: dict[str, Tensor], work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Our weights under the official code's names, encoder and predictor."""
-    renamed = {"embed": "predictor_embed", "blocks": "predictor_blocks", "norm": "predictor_norm", "out": "predictor_proj"}
-    encoder, predictor = {"pos_embed": weights["position"][None]}, {"predictor_pos_embed": weights["predictor_position"][None]}
+    renamed = {
+        "embed": "predictor_embed",
+        "blocks": "predictor_blocks",
+        "norm": "predictor_norm",
+        "out": "predictor_proj",
+    }
+    encoder, predictor = (
+        {"pos_embed": weights["position"][None]},
+        {"predictor_pos_embed": weights["predictor_position"][None]},
+    )
     for name, value in weights.items():
         part, _, rest = name.partition(".")
         head, _, tail = rest.partition(".")
@@ -280,7 +322,9 @@ def load_ours(module: nn.Module, given: dict[str, Tensor], names: dict[str, str]
         state[name if start is None else names[start] + name.removeprefix(start)] = value
     missing, unknown = module.load_state_dict(state, strict=False)
     if unknown or set(missing) - set(unused):
-        raise ValueError(f"this version's weights differ from the reference: misses {unknown}, has besides {sorted(set(missing) - set(unused))}")
+        raise ValueError(
+            f"this version's weights differ from the reference: misses {unknown}, has besides {sorted(set(missing) - set(unused))}"
+        )
 
 
 def theirs(peer: Peer, work: Work, weights: dict[str, Tensor], precision: str) -> Step:
@@ -289,9 +333,17 @@ def theirs(peer: Peer, work: Work, weights: dict[str, Tensor], precision: str) -
     for module, values, names in zip((peer.encoder, peer.predictor), given, peer.names, strict=True):
         load_ours(module, values, names, peer.unused)
     target_encoder = copy.deepcopy(peer.encoder).requires_grad_(False)
-    trained = {n: p for m in (peer.encoder, peer.predictor) for n, p in m.named_parameters(prefix=type(m).__name__) if p.requires_grad}
+    trained = {
+        n: p
+        for m in (peer.encoder, peer.predictor)
+        for n, p in m.named_parameters(prefix=type(m).__name__)
+        if p.requires_grad
+    }
     plain = [n for n, p in trained.items() if p.ndim <= 1 or "mask_token" in n]
-    groups = [{"params": [p for n, p in trained.items() if n not in plain]}, {"params": [trained[n] for n in plain], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for n, p in trained.items() if n not in plain]},
+        {"params": [trained[n] for n in plain], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=LR, weight_decay=WEIGHT_DECAY)
 
     def step(batch: Batch) -> Tensor:
@@ -316,7 +368,10 @@ def theirs(peer: Peer, work: Work, weights: dict[str, Tensor], precision: str) -
 
 def ceiling(work: Work, precision: str) -> dict[tuple[str, str], Callable[[], float]]:
     """Matrix products whose rates are ceilings, by precision and shape; a call gives the GFLOP per CPU second of one."""
-    tokens, dtype = work.batch_size * work.grid[0] * work.grid[1], torch.bfloat16 if precision == "bf16" else torch.float32
+    tokens, dtype = (
+        work.batch_size * work.grid[0] * work.grid[1],
+        torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
     width = work.width
     shapes = [(2048, 2048, 2048), (tokens, width, 3 * width), (tokens, width, 4 * width), (tokens, 4 * width, width)]
 
@@ -328,7 +383,10 @@ def ceiling(work: Work, precision: str) -> dict[tuple[str, str], Callable[[], fl
             F.linear(given, weight)
         return repeats * 2e-9 * rows * inner * columns / (time.process_time() - start)
 
-    return {(precision, f"{rows} x {inner} x {columns}"): partial(rate, rows, inner, columns) for rows, inner, columns in shapes}
+    return {
+        (precision, f"{rows} x {inner} x {columns}"): partial(rate, rows, inner, columns)
+        for rows, inner, columns in shapes
+    }
 
 
 # The process
@@ -364,7 +422,11 @@ def answers(name: str, precision: str, work: Work, path: str, threads: int, warm
 
 def _steps(name: str, precision: str, work: Work, given: dict[str, Any], warmup: int) -> Iterator[dict]:
     try:
-        step = ours(work, given["weights"], precision) if name == "ours" else theirs(PEERS[name](work), work, given["weights"], precision)
+        step = (
+            ours(work, given["weights"], precision)
+            if name == "ours"
+            else theirs(PEERS[name](work), work, given["weights"], precision)
+        )
     except (ImportError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         yield {"skipped": f"{type(error).__name__}: {error}"}
         return

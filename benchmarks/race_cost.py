@@ -1,7 +1,9 @@
 """What one training step of every recipe of the race costs, on this machine: `python -m jepa_lab bench --race --cost`.
 
-Runs of the race take hours and may lie on several machines; their seconds cannot be compared. Here all recipes live in one
-process, and in each round every one of them takes a few steps, in random order, so that what else the machine does falls on
+Runs of the race take hours and may lie on several machines; their seconds cannot be compared. Here all recipes live in
+one
+process, and in each round every one of them takes a few steps, in random order, so that what else the machine does
+falls on
 all alike. CPU seconds of batches, masks, both encoders, predictor, optimiser and EMA; the median over rounds counts.
 """
 
@@ -16,13 +18,16 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.step import processor, version
-from jepa_lab import race, records
+from jepa_lab import records
+from jepa_lab.papers.predictors import race
 
 ROUNDS, STEPS = 15, 4
 
 
 def measure(steps: Mapping[str, Callable[[int], None]], rounds: int, each: int) -> dict[str, list[float]]:
-    """CPU seconds of one step by recipe, one number a round; `steps` maps a recipe's name to its training step of number k."""
+    """CPU seconds of one step by recipe, one number a round; `steps` maps a recipe's name to its training step of
+    number k.
+    """
     done, seconds = dict.fromkeys(steps, 0), {name: [] for name in steps}
 
     def take(name: str) -> float:
@@ -40,10 +45,23 @@ def measure(steps: Mapping[str, Callable[[int], None]], rounds: int, each: int) 
     return seconds
 
 
-def record(chapter: str, preset: str, steps: Mapping[str, Callable[[int], None]], out: Path, rounds: int = ROUNDS, each: int = STEPS) -> Path:
+def record(
+    chapter: str,
+    preset: str,
+    steps: Mapping[str, Callable[[int], None]],
+    out: Path,
+    rounds: int = ROUNDS,
+    each: int = STEPS,
+) -> Path:
     """Measure all recipes and save one record, which replaces that of an earlier measurement on the same processor."""
     machine = processor()
-    settings = {"rounds": rounds, "steps_a_round": each, "recipes": list(steps), "machine": machine, "lightly": version("lightly")}
+    settings = {
+        "rounds": rounds,
+        "steps_a_round": each,
+        "recipes": list(steps),
+        "machine": machine,
+        "lightly": version("lightly"),
+    }
     entry = records.start(chapter, preset=preset, seed=0, config=settings, device=machine, out=out)
     entry.value("load before", os.getloadavg()[0])
     for name, seconds in measure(steps, rounds, each).items():

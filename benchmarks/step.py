@@ -21,18 +21,24 @@ from pathlib import Path
 from benchmarks.peers import PEERS, Work
 from jepa_lab import records
 
-SIZES = {"192": Work(), "96": Work(width=96, depth=4, heads=3, predictor_width=64, predictor_depth=2, predictor_heads=2)}
+SIZES = {
+    "192": Work(),
+    "96": Work(width=96, depth=4, heads=3, predictor_width=64, predictor_depth=2, predictor_heads=2),
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def flops_per_sample(work: Work, ours: bool = True) -> dict[str, int]:
     """Floating-point operations of the reference step's matrix products for one image, counted from the shapes.
 
-    A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2 D^2,
-    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding, whose
+    A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2
+    D^2,
+    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding,
+    whose
     input needs no gradient. Elementwise work, norms and the optimiser count nothing.
 
-    Ours computes less: only the context's patches are embedded for it, and the predictor's last block computes its queries
+    Ours computes less: only the context's patches are embedded for it, and the predictor's last block computes its
+    queries
     alone, and of the context only keys and values, 4 D^2. Peers embed all patches and run that block in full.
     """
     tokens, context, hidden = work.grid[0] * work.grid[1], work.num_context, work.target_shape[0] * work.target_shape[1]
@@ -41,9 +47,15 @@ def flops_per_sample(work: Work, ours: bool = True) -> dict[str, int]:
     def blocks(count: int, size: int, depth: int) -> int:
         return depth * count * (24 * size**2 + 4 * count * size)
 
-    last = hidden * (24 * narrow**2 + 4 * (context + hidden) * narrow) + context * 4 * narrow**2 if ours else blocks(context + hidden, narrow, 1)
+    last = (
+        hidden * (24 * narrow**2 + 4 * (context + hidden) * narrow) + context * 4 * narrow**2
+        if ours
+        else blocks(context + hidden, narrow, 1)
+    )
     embed, embedded = 2 * 3 * work.patch**2 * width, context if ours else tokens
-    predicted = work.num_targets * (blocks(context + hidden, narrow, work.predictor_depth - 1) + last + 2 * hidden * narrow * width)
+    predicted = work.num_targets * (
+        blocks(context + hidden, narrow, work.predictor_depth - 1) + last + 2 * hidden * narrow * width
+    )
     return {
         "target forward": tokens * embed + blocks(tokens, width, work.depth),
         "context forward and backward": 2 * embedded * embed + 3 * blocks(context, width, work.depth),
@@ -61,7 +73,9 @@ class Child:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "benchmarks.peers", name, precision, str(path), json.dumps(settings)]
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
 
     def answer(self) -> dict:
         line = self.process.stdout.readline()
@@ -122,9 +136,17 @@ def best_rates(steps: dict) -> dict[str, dict]:
         for product, rate in one.items():
             best[product] = max(rate, best.get(product, 0.0))
     for precision in ("float32", "bf16"):
-        rates = {product.removeprefix(f"{precision} "): rate for product, rate in best.items() if product.startswith(precision)}
+        rates = {
+            product.removeprefix(f"{precision} "): rate
+            for product, rate in best.items()
+            if product.startswith(precision)
+        }
         if rates:
-            found[precision] = {"gflop_per_cpu_s": max(rates.values()), "found_at": max(rates, key=rates.get), "all": rates}
+            found[precision] = {
+                "gflop_per_cpu_s": max(rates.values()),
+                "found_at": max(rates, key=rates.get),
+                "all": rates,
+            }
     return found
 
 
@@ -135,19 +157,24 @@ def table(measured: dict, work: Work) -> list[dict]:
         if name == "ceiling":
             continue
         rates = [work.batch_size / one["cpu_s"] for one in answers]
-        top, flops = ceilings.get(precision, {}).get("gflop_per_cpu_s"), sum(flops_per_sample(work, name == "ours").values())
-        rows.append({
-            "contender": name,
-            "precision": precision,
-            "as_shipped": name == "ours" or precision == "float32",
-            "samples_per_cpu_s": max(rates),
-            "samples_per_cpu_s_median": statistics.median(rates),
-            "samples_per_wall_s": work.batch_size / min(one["wall_s"] for one in answers),
-            "share_of_ceiling": max(rates) * flops / 1e9 / top if top else None,
-            "peak_rss_mb": answers[-1]["peak_rss_mb"],
-            "step_rss_mb": answers[-1]["peak_rss_mb"] - answers[-1]["rss_before_mb"],
-            "losses": measured["losses"][name, precision],
-        })  # fmt: skip
+        top, flops = (
+            ceilings.get(precision, {}).get("gflop_per_cpu_s"),
+            sum(flops_per_sample(work, name == "ours").values()),
+        )
+        rows.append(
+            {
+                "contender": name,
+                "precision": precision,
+                "as_shipped": name == "ours" or precision == "float32",
+                "samples_per_cpu_s": max(rates),
+                "samples_per_cpu_s_median": statistics.median(rates),
+                "samples_per_wall_s": work.batch_size / min(one["wall_s"] for one in answers),
+                "share_of_ceiling": max(rates) * flops / 1e9 / top if top else None,
+                "peak_rss_mb": answers[-1]["peak_rss_mb"],
+                "step_rss_mb": answers[-1]["peak_rss_mb"] - answers[-1]["rss_before_mb"],
+                "losses": measured["losses"][name, precision],
+            }
+        )
     return sorted(rows, key=lambda row: -row["samples_per_cpu_s"])
 
 
@@ -162,7 +189,11 @@ def lead(measured: dict, rows: list[dict], precisions: tuple[str, ...]) -> dict 
         return [one["cpu_s"] for one in measured["steps"][row["contender"], row["precision"]]]
 
     pairs = [statistics.median(b / a for a, b in zip(seconds(ours[0]), seconds(peer))) for peer in peers]
-    return {"peer": peers[0]["contender"], "best": ours[0]["samples_per_cpu_s"] / peers[0]["samples_per_cpu_s"], "median": min(pairs)}
+    return {
+        "peer": peers[0]["contender"],
+        "best": ours[0]["samples_per_cpu_s"] / peers[0]["samples_per_cpu_s"],
+        "median": min(pairs),
+    }
 
 
 def same_work(rows: list[dict]) -> float | None:
@@ -219,11 +250,15 @@ def text(found: dict) -> str:
     lines = [
         f"{found['device']}, {found['threads']} thread(s), load {found['load']['before'][0]:.1f} before and {found['load']['after'][0]:.1f} after",
         f"one step: batch {found['work']['batch_size']}, {total:.0f} MFLOP a sample ("
-        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items()) + f"), a peer's {theirs:.0f}; {found['rounds']} rounds",
-        *(f"ceiling {p}: {c['gflop_per_cpu_s']:.0f} GFLOP per CPU second ({c['found_at']})" for p, c in found["ceilings"].items()),
+        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items())
+        + f"), a peer's {theirs:.0f}; {found['rounds']} rounds",
+        *(
+            f"ceiling {p}: {c['gflop_per_cpu_s']:.0f} GFLOP per CPU second ({c['found_at']})"
+            for p, c in found["ceilings"].items()
+        ),
         "",
         f"{'contender':<12}{'precision':<20}{'samples/CPU-s':>14}{'median':>9}{'of ceiling':>12}{'peak MB':>9}{'step MB':>9}",
-    ]  # fmt: skip
+    ]
     for row in found["rows"]:
         share = "" if row["share_of_ceiling"] is None else f"{row['share_of_ceiling']:.0%}"
         precision = row["precision"] + ("" if row["as_shipped"] else ", added here")
@@ -234,9 +269,14 @@ def text(found: dict) -> str:
     lines += ["", *(f"{name} was not run: {reason}" for name, reason in found["skipped"].items())]
     for which, words in (("as_shipped", "best peer as it ships"), ("bf16", "best peer with bf16 autocast added")):
         one = found["leads"][which]
-        lines.append(f"ours against the {words}: " + (f"{one['best']:.2f}x ({one['peer']}), median of rounds {one['median']:.2f}x" if one else "no such peer"))
+        lines.append(
+            f"ours against the {words}: "
+            + (f"{one['best']:.2f}x ({one['peer']}), median of rounds {one['median']:.2f}x" if one else "no such peer")
+        )
     if found["largest_loss_difference"] is not None:
-        lines.append(f"same work: the first losses of every float32 contender agree within {found['largest_loss_difference']:.0e} of ours")
+        lines.append(
+            f"same work: the first losses of every float32 contender agree within {found['largest_loss_difference']:.0e} of ours"
+        )
     if found["preparation_share"] is not None:
         lines.append(f"masks and batch preparation: {found['preparation_share']:.2%} of our fastest step")
     lines.append(f"import of the engine on top of torch: {found['import_s']:.2f} CPU seconds")

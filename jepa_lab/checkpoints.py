@@ -33,7 +33,8 @@ class Run:
 
 
 def work(run: Run, cfg: Any, **given: Any) -> dict[str, str]:
-    """In words what two runs share when one goes on as the other: settings, seed, shapes of the weights, what else they were given.
+    """In words what two runs share when one goes on as the other: settings, seed, shapes of the weights, what else they
+    were given.
 
     Of functions that is their names and settings, of tensors a thousand rows. The number of processes may differ: it
     changes results by rounding alone.
@@ -123,7 +124,9 @@ def write(path: Path, file: dict[str, Any]) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(f"could not write {path} ({error}); the checkpoint before it is intact: make room or make it writable, then resume") from error
+            raise OSError(
+                f"could not write {path} ({error}); the checkpoint before it is intact: make room or make it writable, then resume"
+            ) from error
         raise
 
 

@@ -59,7 +59,9 @@ class Verdict:
     verdict: str
 
 
-def judge(values: Sequence[SupportsFloat], baselines: Sequence[SupportsFloat], direction: str, margin: float) -> Verdict:
+def judge(
+    values: Sequence[SupportsFloat], baselines: Sequence[SupportsFloat], direction: str, margin: float
+) -> Verdict:
     """The one verdict rule (see the module's docstring), on values and baselines paired by seed.
 
     Raises ValueError for unpaired or non-finite numbers.
@@ -114,8 +116,10 @@ def _one_config(records: list[dict], preferred: str | None) -> list[dict]:
         groups[record["preset"], record["config_hash"]].append(record)
     if not groups:
         return []
+
     def rank(key):
         return key[1] == preferred, len(groups[key]), max(r["started"] for r in groups[key])
+
     return sorted(groups[max(groups, key=rank)], key=lambda r: r["seed"])
 
 
@@ -124,12 +128,22 @@ def _row(claim: Claim, records: list[dict]) -> dict:
     baselines = [r["claims"][claim.id]["baseline"] for r in records]
     verdict = judge(values, baselines, claim.direction, claim.margin)
     return {
-        "chapter": claim.chapter, "claim_id": claim.id, "paper": claim.paper, "statement": claim.statement,
-        "paper_value": claim.paper_value, "paper_source": claim.paper_source, "metric": claim.metric,
-        "values": values, "baseline_values": baselines,
-        "mean": verdict.mean, "ci_low": verdict.ci_low, "ci_high": verdict.ci_high,
-        "direction": claim.direction, "margin": claim.margin, "verdict": verdict.verdict,
+        "chapter": claim.chapter,
+        "claim_id": claim.id,
+        "paper": claim.paper,
+        "statement": claim.statement,
+        "paper_value": claim.paper_value,
+        "paper_source": claim.paper_source,
+        "metric": claim.metric,
+        "values": values,
+        "baseline_values": baselines,
+        "mean": verdict.mean,
+        "ci_low": verdict.ci_low,
+        "ci_high": verdict.ci_high,
+        "direction": claim.direction,
+        "margin": claim.margin,
+        "verdict": verdict.verdict,
         "preset": records[0]["preset"] if records else None,
         "device": ", ".join(sorted({r["device"] for r in records})) or None,
         "n_seeds": verdict.n_seeds,
-    }  # fmt: skip
+    }

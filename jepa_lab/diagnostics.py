@@ -39,7 +39,9 @@ MIN_RANK = (2.0, 4.0)  # not under 2, where one direction carries nearly everyth
 def _check(features: Tensor, axes: str) -> Tensor:
     """Float64 copy; raises ValueError for another rank, integers, one sample or an empty axis."""
     if features.ndim != len(axes.split()):
-        raise ValueError(f"features must be [{axes}], got shape {tuple(features.shape)}: pool or flatten the tokens first")
+        raise ValueError(
+            f"features must be [{axes}], got shape {tuple(features.shape)}: pool or flatten the tokens first"
+        )
     if not features.is_floating_point():
         raise ValueError(f"features must be floating point, got {features.dtype}")
     if features.shape[0] < 2 or 0 in features.shape:
@@ -128,7 +130,9 @@ def lidar(features: Float[Tensor, "n q D"], delta: float = 1e-4, eps: float = 1e
     # With S_w = L L^T, the matrix L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2.
     chol_DD, _ = torch.linalg.cholesky_ex(within_DD)
     half_DD = torch.linalg.solve_triangular(chol_DD, between_DD, upper=False)
-    return _effective_rank(_eigenvalues(torch.linalg.solve_triangular(chol_DD, half_DD.mT, upper=False), min(n - 1, width)), eps)
+    return _effective_rank(
+        _eigenvalues(torch.linalg.solve_triangular(chol_DD, half_DD.mT, upper=False), min(n - 1, width)), eps
+    )
 
 
 def alpha_req(features: Float[Tensor, "n D"]) -> Float[Tensor, ""]:
@@ -162,7 +166,11 @@ def panel(features: Float[Tensor, "n D"], views: Float[Tensor, "m q D"] | None =
     x_nD = _check(features, "n D")
     n, width = x_nD.shape
     gram_DD, cov_DD = _moments(x_nD)  # once, for all
-    metrics = {"feature_std": _feature_std(cov_DD), "target_variance": cov_DD.diagonal().mean(), "cosine_to_mean": _cosine_to_mean(x_nD)}
+    metrics = {
+        "feature_std": _feature_std(cov_DD),
+        "target_variance": cov_DD.diagonal().mean(),
+        "cosine_to_mean": _cosine_to_mean(x_nD),
+    }
     metrics["rankme"] = _effective_rank(_eigenvalues(gram_DD, min(n, width)).sqrt())
     metrics["rank_share"] = metrics["rankme"] / min(n, width)
     metrics["alpha_req"] = _power_law(cov_DD, min(n - 1, width))

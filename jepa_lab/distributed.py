@@ -44,7 +44,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(idx_B: Int64[Tensor, "B"], masks: Masks, micro_batches: int = 1) -> Iterator[tuple[Int64[Tensor, "b"], Masks]]:
+def share(
+    idx_B: Int64[Tensor, " B"], masks: Masks, micro_batches: int = 1
+) -> Iterator[tuple[Int64[Tensor, " b"], Masks]]:
     """This process's rows of a batch, in `micro_batches` equal parts.
 
     Raises ValueError when the batch does not divide into processes times parts.

@@ -1,6 +1,7 @@
 """Tokens in, latents out: position codes, patch embedding and a transformer on timm blocks.
 
-Shape suffixes: B batch, N tokens of the full grid, C tokens that are encoded, R registers, P numbers per patch, D width.
+Shape suffixes: B batch, N tokens of the full grid, C tokens that are encoded, R registers, P numbers per patch, D
+width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-def sincos_1d(positions_N: Float[Tensor, "N"], width: int) -> Float[Tensor, "N D"]:
+def sincos_1d(positions_N: Float[Tensor, " N"], width: int) -> Float[Tensor, "N D"]:
     """Fixed sine-cosine code of a coordinate (Vaswani et al. 2017, section 3.5; base 10000), sines first."""
     if width % 2:
         raise ValueError(f"a sine-cosine code needs an even width, got {width}")
@@ -84,11 +85,19 @@ class Encoder(nn.Module):
     ECG-JEPA's register). `forward` leaves them out, `latents` returns them.
     """
 
-    def __init__(self, grid: tuple[int, ...], patch_dim: int, width: int, depth: int, heads: int, num_registers: int = 0):
+    def __init__(
+        self, grid: tuple[int, ...], patch_dim: int, width: int, depth: int, heads: int, num_registers: int = 0
+    ):
         super().__init__()
         if num_registers < 0:
             raise ValueError(f"num_registers must not be negative, got {num_registers}")
-        self.grid, self.unit_grid, self.patch_dim, self.width, self.num_registers = grid, grid, patch_dim, width, num_registers
+        self.grid, self.unit_grid, self.patch_dim, self.width, self.num_registers = (
+            grid,
+            grid,
+            patch_dim,
+            width,
+            num_registers,
+        )
         self.embed = nn.Linear(patch_dim, width)
         init_linear(self.embed)
         self.register_buffer("position_ND", position_code(grid, width), persistent=False)
@@ -117,7 +126,8 @@ class Encoder(nn.Module):
         return hidden[:, : self.num_registers], hidden[:, self.num_registers :]
 
     def at_grid(self, grid: tuple[int, ...]) -> Encoder:
-        """This encoder on images cut into another grid of patches of the same size: every weight is shared, by reference.
+        """This encoder on images cut into another grid of patches of the same size: every weight is shared, by
+        reference.
 
         The positions of the new grid lie over the old one's (`position_code`), so both see the same image. Make the
         view on the device of use: what moves the weights later does not move its positions.
@@ -137,11 +147,15 @@ class Encoder(nn.Module):
             )
         position_D = self.position_ND
         if idx_BC is not None:
-            patches_BNP = patches_BNP.gather(1, repeat(idx_BC, "b c -> b c p", p=self.patch_dim))  # take_along_dim would count back from -1
+            patches_BNP = patches_BNP.gather(
+                1, repeat(idx_BC, "b c -> b c p", p=self.patch_dim)
+            )  # take_along_dim would count back from -1
             position_D = self.position_ND[idx_BC]
         tokens = self.embed(patches_BNP) + position_D
         if self.num_registers:
-            tokens = torch.cat([repeat(self.registers_RD, "r d -> b r d", b=len(tokens)).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat(
+                [repeat(self.registers_RD, "r d -> b r d", b=len(tokens)).to(tokens.dtype), tokens], dim=1
+            )
         return self.norm(self.blocks(tokens))
 
 

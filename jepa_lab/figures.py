@@ -52,14 +52,20 @@ def arms(*names: str) -> None:
 def house(fig, description: str = "", title: str | None = None):
     """Give any plotly figure the book's look and a text alternative; returns the same figure."""
     axis = dict(gridcolor=_GRID, zerolinecolor=_GRID, linecolor=_GRID, automargin=True, title=dict(standoff=8))
-    template = dict(layout=dict(
-        font=dict(family="system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", size=14, color=_TEXT),
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", colorway=list(PALETTE),
-        xaxis=axis, yaxis=axis, hoverlabel=dict(font=dict(size=13)),
-        title=dict(x=0, xref="paper", xanchor="left", font=dict(size=16)),
-        legend=dict(orientation="h", yanchor="bottom", y=1.02, x=0),
-        margin=dict(l=10, r=10, t=70 if title or fig.layout.title.text else 40, b=10),
-    ))
+    template = dict(
+        layout=dict(
+            font=dict(family="system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", size=14, color=_TEXT),
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            colorway=list(PALETTE),
+            xaxis=axis,
+            yaxis=axis,
+            hoverlabel=dict(font=dict(size=13)),
+            title=dict(x=0, xref="paper", xanchor="left", font=dict(size=16)),
+            legend=dict(orientation="h", yanchor="bottom", y=1.02, x=0),
+            margin=dict(l=10, r=10, t=70 if title or fig.layout.title.text else 40, b=10),
+        )
+    )
     fig.update_layout(template=template, meta=dict(description=" ".join(description.split())))
     if title:
         fig.update_layout(title=dict(text=title))
@@ -67,15 +73,22 @@ def house(fig, description: str = "", title: str | None = None):
 
 
 def _rgba(hex_colour: str, alpha: float) -> str:
-    red, green, blue = (int(hex_colour[i:i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
 
 
 def _line(name: str, x, y, **options):
     import plotly.graph_objects as go
 
-    return go.Scatter(x=list(x), y=list(y), name=name, mode="lines", legendgroup=name,
-                      line=dict(color=colour(name), dash=dash(name), width=2), **options)
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        name=name,
+        mode="lines",
+        legendgroup=name,
+        line=dict(color=colour(name), dash=dash(name), width=2),
+        **options,
+    )
 
 
 def _band(name: str, x, low, high):
@@ -84,13 +97,31 @@ def _band(name: str, x, low, high):
 
     x, low, high = list(x), list(low), list(high)
     if not len(x) == len(low) == len(high):
-        raise ValueError(f"band {name!r}: x, low and high have lengths {len(x)}, {len(low)}, {len(high)}; make them equal")
-    return go.Scatter(x=x + x[::-1], y=high + low[::-1], name=name, legendgroup=name, mode="lines", line=dict(width=0),
-                      fill="toself", fillcolor=_rgba(colour(name), 0.18), hoverinfo="skip", showlegend=False)
+        raise ValueError(
+            f"band {name!r}: x, low and high have lengths {len(x)}, {len(low)}, {len(high)}; make them equal"
+        )
+    return go.Scatter(
+        x=x + x[::-1],
+        y=high + low[::-1],
+        name=name,
+        legendgroup=name,
+        mode="lines",
+        line=dict(width=0),
+        fill="toself",
+        fillcolor=_rgba(colour(name), 0.18),
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
-def curves(lines: Mapping[str, tuple], x_title: str, y_title: str, title: str | None = None,
-           bands: Mapping[str, tuple] | None = None, description: str = ""):
+def curves(
+    lines: Mapping[str, tuple],
+    x_title: str,
+    y_title: str,
+    title: str | None = None,
+    bands: Mapping[str, tuple] | None = None,
+    description: str = "",
+):
     """Lines `{arm: (x, y)}` over optional shaded bands `{arm: (x, low, high)}`."""
     import plotly.graph_objects as go
 
@@ -115,7 +146,9 @@ def collapse_panel(runs: Mapping[str, Mapping[str, tuple]], title: str | None = 
     cols = 1 if len(metrics) == 1 else 2
     rows = math.ceil(len(metrics) / cols)
     heads = [f"{m}<br><sup>{COLLAPSE_HINTS[m]}</sup>" if m in COLLAPSE_HINTS else m for m in metrics]
-    fig = make_subplots(rows, cols, subplot_titles=heads, horizontal_spacing=0.12, vertical_spacing=min(0.2, 0.55 / rows))
+    fig = make_subplots(
+        rows, cols, subplot_titles=heads, horizontal_spacing=0.12, vertical_spacing=min(0.2, 0.55 / rows)
+    )
     shown = set()
     for name, run in runs.items():
         for metric, (x, y) in run.items():
@@ -143,13 +176,27 @@ def _study_traces(arm: str, row: int, values: Sequence[float], first: bool) -> l
 
     mean, half = mean_interval(values)
     spread = [row + 0.22 + 0.16 * (i / max(1, len(values) - 1) - 0.5) for i in range(len(values))]
-    dots = go.Scatter(x=list(values), y=spread, mode="markers", name="study, one seed each", legendgroup="seeds",
-                      showlegend=first, marker=dict(color=_rgba(colour(arm), 0.65), size=8),
-                      hovertemplate=f"{arm}: %{{x:.4g}}<extra>one seed</extra>")
-    bar = go.Scatter(x=[mean], y=[row], mode="markers", name="mean, 95 % interval", legendgroup="mean", showlegend=first,
-                     marker=dict(color=colour(arm), size=11, symbol="square"),
-                     error_x=dict(type="data", array=[0 if math.isnan(half) else half], color=colour(arm), thickness=3, width=6),
-                     hovertemplate=f"{arm}: %{{x:.4g}}<extra>mean of {len(values)} seeds</extra>")
+    dots = go.Scatter(
+        x=list(values),
+        y=spread,
+        mode="markers",
+        name="study, one seed each",
+        legendgroup="seeds",
+        showlegend=first,
+        marker=dict(color=_rgba(colour(arm), 0.65), size=8),
+        hovertemplate=f"{arm}: %{{x:.4g}}<extra>one seed</extra>",
+    )
+    bar = go.Scatter(
+        x=[mean],
+        y=[row],
+        mode="markers",
+        name="mean, 95 % interval",
+        legendgroup="mean",
+        showlegend=first,
+        marker=dict(color=colour(arm), size=11, symbol="square"),
+        error_x=dict(type="data", array=[0 if math.isnan(half) else half], color=colour(arm), thickness=3, width=6),
+        hovertemplate=f"{arm}: %{{x:.4g}}<extra>mean of {len(values)} seeds</extra>",
+    )
     return [dots, bar]
 
 
@@ -158,14 +205,27 @@ def _marks(values: Mapping[str, float], names: Sequence[str], label: str, symbol
     import plotly.graph_objects as go
 
     held = [n for n in names if n in values]
-    return go.Scatter(x=[values[n] for n in held], y=[names.index(n) + offset for n in held], mode="markers", name=label,
-                      text=held, hovertemplate=f"%{{text}}: %{{x:.4g}}<extra>{label}</extra>",
-                      marker=dict(symbol=symbol, size=size, color="#222222", line=dict(width=2, color="#222222")))
+    return go.Scatter(
+        x=[values[n] for n in held],
+        y=[names.index(n) + offset for n in held],
+        mode="markers",
+        name=label,
+        text=held,
+        hovertemplate=f"%{{text}}: %{{x:.4g}}<extra>{label}</extra>",
+        marker=dict(symbol=symbol, size=size, color="#222222", line=dict(width=2, color="#222222")),
+    )
 
 
-def claim_figure(study_values: Mapping[str, Sequence[float]], today: Mapping[str, float], y_title: str,
-                 paper: Mapping[str, float] | None = None, title: str | None = None, description: str = ""):
-    """One row per arm: the study's seeds as dots with mean and 95 % interval, today's run as a diamond, the paper's number as a dash.
+def claim_figure(
+    study_values: Mapping[str, Sequence[float]],
+    today: Mapping[str, float],
+    y_title: str,
+    paper: Mapping[str, float] | None = None,
+    title: str | None = None,
+    description: str = "",
+):
+    """One row per arm: the study's seeds as dots with mean and 95 % interval, today's run as a diamond, the paper's
+    number as a dash.
 
     An arm may lack any of the three. `y_title` names the measured value (drawn along the horizontal axis, so that long
     arm names stay readable on a phone).
@@ -187,7 +247,9 @@ def claim_figure(study_values: Mapping[str, Sequence[float]], today: Mapping[str
         fig.add_trace(_marks(paper, names, "the paper", "line-ns", 0.0, 22))
     ticks = ["<br>".join(textwrap.wrap(name, 20)) for name in names]
     fig.update_xaxes(title=dict(text=y_title))
-    fig.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False)
+    fig.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
+    )
     fig.update_layout(height=max(340, 130 + 64 * len(names)))  # on a phone the legend takes a third of that
     return house(fig, description or _claim_text(study_values, today, paper or {}, names, y_title), title)
 
@@ -209,7 +271,8 @@ def _claim_text(study, today, paper, names, y_title) -> str:
 def with_slider(frames: Sequence[tuple[str, object]], name: str, title: str | None = None, description: str = ""):
     """One figure with a slider from `[(label, figure)]`; `name` says what the slider changes.
 
-    Every figure must have the same traces in the same order (same number and types), because a step replaces their data.
+    Every figure must have the same traces in the same order (same number and types), because a step replaces their
+    data.
     """
     import plotly.graph_objects as go
 
@@ -221,15 +284,27 @@ def with_slider(frames: Sequence[tuple[str, object]], name: str, title: str | No
     kinds = {label: [trace.type for trace in fig.data] for label, (_, fig) in zip(labels, frames)}
     odd = [label for label, kind in kinds.items() if kind != kinds[labels[0]]]
     if odd:
-        raise ValueError(f"with_slider: frames {odd} have other traces than {labels[0]!r}; draw empty traces to keep them equal")
+        raise ValueError(
+            f"with_slider: frames {odd} have other traces than {labels[0]!r}; draw empty traces to keep them equal"
+        )
     first = frames[0][1]
     moving = ("annotations", "shapes", "xaxis", "yaxis", "title")
     out = go.Figure(first)
-    out.frames = [go.Frame(name=label, data=fig.data, layout={k: fig.layout[k] for k in moving if fig.layout[k]})
-                  for label, (_, fig) in zip(labels, frames)]
-    steps = [dict(label=label, method="animate", args=[[label], dict(
-        mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]) for label in labels]
-    out.update_layout(sliders=[dict(name=name, active=0, steps=steps, currentvalue=dict(prefix=f"{name}: "), pad=dict(t=40))])
+    out.frames = [
+        go.Frame(name=label, data=fig.data, layout={k: fig.layout[k] for k in moving if fig.layout[k]})
+        for label, (_, fig) in zip(labels, frames)
+    ]
+    steps = [
+        dict(
+            label=label,
+            method="animate",
+            args=[[label], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))],
+        )
+        for label in labels
+    ]
+    out.update_layout(
+        sliders=[dict(name=name, active=0, steps=steps, currentvalue=dict(prefix=f"{name}: "), pad=dict(t=40))]
+    )
     was = (first.layout.meta or {}).get("description", "") if isinstance(first.layout.meta, dict) else ""
     text = description or f"{was} A slider changes {name}: {', '.join(labels)}.".strip()
     return house(out, text, title)
@@ -250,7 +325,9 @@ def image_grid(images, title: str | None = None, columns: int = 6, gap: int = 2,
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image
     fig = go.Figure(go.Heatmap(z=sheet, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip"))
-    fig.update_xaxes(visible=False, constrain="domain").update_yaxes(visible=False, autorange="reversed", scaleanchor="x")
+    fig.update_xaxes(visible=False, constrain="domain").update_yaxes(
+        visible=False, autorange="reversed", scaleanchor="x"
+    )
     fig.update_layout(height=80 + 110 * rows)
     return house(fig, description or f"{count} grey images of {height} x {width} pixels. {title or ''}".strip(), title)
 
@@ -266,21 +343,39 @@ def badge(verdict: str) -> str:
 
 
 def verdict_table(rows: Sequence[Mapping], caption: str = ""):
-    """Claims as an HTML table: one row per dict of `claims --json` (statement, paper_value, mean, ci_low, ci_high, margin, verdict, n_seeds)."""
+    """Claims as an HTML table: one row per dict of `claims --json` (statement, paper_value, mean, ci_low, ci_high,
+    margin, verdict, n_seeds).
+    """
     from IPython.display import HTML
 
     def number(row, key):
         value = row.get(key)
         return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
 
-    head = ("Claim", "Verdict", "Gain we measured", "95 % interval", "Margin", "Paper", "Seeds")  # what matters first, for phones
+    head = (
+        "Claim",
+        "Verdict",
+        "Gain we measured",
+        "95 % interval",
+        "Margin",
+        "Paper",
+        "Seeds",
+    )  # what matters first, for phones
     body = []
     for row in rows:
-        cells = (html.escape(row["statement"]), badge(row["verdict"]), number(row, "mean"),
-                 f"{number(row, 'ci_low')} … {number(row, 'ci_high')}", number(row, "margin"),
-                 html.escape(str(row.get("paper_value") or "–")), str(row["n_seeds"]))
-        body.append("<tr><th scope=\"row\">" + cells[0] + "</th>" + "".join(f"<td>{c}</td>" for c in cells[1:]) + "</tr>")
+        cells = (
+            html.escape(row["statement"]),
+            badge(row["verdict"]),
+            number(row, "mean"),
+            f"{number(row, 'ci_low')} … {number(row, 'ci_high')}",
+            number(row, "margin"),
+            html.escape(str(row.get("paper_value") or "–")),
+            str(row["n_seeds"]),
+        )
+        body.append('<tr><th scope="row">' + cells[0] + "</th>" + "".join(f"<td>{c}</td>" for c in cells[1:]) + "</tr>")
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
     said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return HTML(f'<div class="jl-table" tabindex="0" role="group" aria-label="verdicts"><table class="jl-verdicts">{said}'
-                f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>")
+    return HTML(
+        f'<div class="jl-table" tabindex="0" role="group" aria-label="verdicts"><table class="jl-verdicts">{said}'
+        f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )

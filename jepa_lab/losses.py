@@ -39,7 +39,9 @@ def cosine(pred: Float[Tensor, "*shape D"], target: Float[Tensor, "*shape D"]) -
     return 1 - F.cosine_similarity(*_pair(pred, target), dim=-1).mean()
 
 
-def info_nce(pred_nD: Float[Tensor, "n D"], target_nD: Float[Tensor, "n D"], temperature: float = 0.1) -> Float[Tensor, ""]:
+def info_nce(
+    pred_nD: Float[Tensor, "n D"], target_nD: Float[Tensor, "n D"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
     """InfoNCE (van den Oord et al. 2018, eq. 4) on cosine similarities: which of the n targets belongs to a prediction?
 
     Row i of both is a pair, the other targets of the batch are its negatives. Tokens of overlapping blocks are then
@@ -109,7 +111,9 @@ def sigreg(
     if directions_DS is None:
         directions_DS = torch.randn(z_nD.shape[1], num_slices, generator=generator, device=z_nD.device)
     if len(directions_DS) != z_nD.shape[1]:
-        raise ValueError(f"latents of width {z_nD.shape[1]} need directions of width {z_nD.shape[1]}, got {list(directions_DS.shape)}")
+        raise ValueError(
+            f"latents of width {z_nD.shape[1]} need directions of width {z_nD.shape[1]}, got {list(directions_DS.shape)}"
+        )
     with _no_autocast(z_nD):
         x_nS = z_nD @ F.normalize(directions_DS.float(), dim=0)
     t_T = torch.linspace(0, SIGREG_T_MAX, SIGREG_NODES, device=z_nD.device)
@@ -129,14 +133,18 @@ def normalise(latents: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
 
 def gather_blocks(tokens_BND: Float[Tensor, "B N D"], idx_BMK: Int[Tensor, "B M K"]) -> Float[Tensor, "B M K D"]:
     """The tokens of every target block. An index out of range is an error."""
-    flat_BTD = tokens_BND.gather(1, repeat(idx_BMK, "b m k -> b (m k) d", d=tokens_BND.shape[-1]))  # take_along_dim would count back from -1
+    flat_BTD = tokens_BND.gather(
+        1, repeat(idx_BMK, "b m k -> b (m k) d", d=tokens_BND.shape[-1])
+    )  # take_along_dim would count back from -1
     return rearrange(flat_BTD, "b (m k) d -> b m k d", m=idx_BMK.shape[1])
 
 
 def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32; raises ValueError where torch would broadcast."""
     if pred.shape != target.shape:
-        raise ValueError(f"prediction {list(pred.shape)} and target {list(target.shape)} differ in shape; gather the same tokens")
+        raise ValueError(
+            f"prediction {list(pred.shape)} and target {list(target.shape)} differ in shape; gather the same tokens"
+        )
     return pred.float(), target.float()
 
 

@@ -74,7 +74,9 @@ def _corner(u: Tensor, size: Tensor, length: int) -> Tensor:
 
 
 def _check_targets(num_targets: int, tokens: int) -> None:
-    _require(1 <= num_targets <= tokens, f"num_targets must lie in 1..{tokens}, the number of tokens, got {num_targets}")
+    _require(
+        1 <= num_targets <= tokens, f"num_targets must lie in 1..{tokens}, the number of tokens, got {num_targets}"
+    )
 
 
 def _check_blocks(grid: Grid, num_targets: int, shapes: Sequence[Shape], num_context: int) -> int:
@@ -82,7 +84,10 @@ def _check_blocks(grid: Grid, num_targets: int, shapes: Sequence[Shape], num_con
     _require(len(grid) == 2 and min(grid) >= 1, f"block masks need a grid (rows, columns), got {grid}")
     _require(len(shapes) >= 1, "target_shapes is empty: give at least one (rows, columns)")
     for height, width in shapes:
-        _require(1 <= height <= grid[0] and 1 <= width <= grid[1], f"a {height} x {width} block does not fit in a {grid[0]} x {grid[1]} grid")
+        _require(
+            1 <= height <= grid[0] and 1 <= width <= grid[1],
+            f"a {height} x {width} block does not fit in a {grid[0]} x {grid[1]} grid",
+        )
     areas = {height * width for height, width in shapes}
     _require(len(areas) == 1, f"target_shapes must have one common area, got areas {sorted(areas)}: use block_shapes")
     (size,), tokens = areas, grid[0] * grid[1]
@@ -95,7 +100,9 @@ def _check_blocks(grid: Grid, num_targets: int, shapes: Sequence[Shape], num_con
     return size
 
 
-def _draw_blocks(u_BP: Tensor, grid: Grid, num_targets: int, shapes: Sequence[Shape], context_scale: tuple[float, float]):
+def _draw_blocks(
+    u_BP: Tensor, grid: Grid, num_targets: int, shapes: Sequence[Shape], context_scale: tuple[float, float]
+):
     """R candidate draws per sample: target top, left, width [M,R,B], and the cells open to the context [H,W,R,B].
 
     The batch comes last because every step is elementwise over it: the inner loops are then long ones.
@@ -108,7 +115,10 @@ def _draw_blocks(u_BP: Tensor, grid: Grid, num_targets: int, shapes: Sequence[Sh
     top, left = _corner(u_top, height, rows), _corner(u_left, width, cols)
     side = (context_scale[0] + u_scale * (context_scale[1] - context_scale[0])).sqrt()
     tall, wide = (side * rows).round().int().clamp(min=1), (side * cols).round().int().clamp(min=1)
-    seen_row, seen_col = _span(_corner(u_seen_top, tall, rows), tall, rows), _span(_corner(u_seen_left, wide, cols), wide, cols)
+    seen_row, seen_col = (
+        _span(_corner(u_seen_top, tall, rows), tall, rows),
+        _span(_corner(u_seen_left, wide, cols), wide, cols),
+    )
     open_HWRB = seen_row[0, :, None] & seen_col[0, None]
     for in_row_HRB, in_col_WRB in zip(_span(top, height, rows), _span(left, width, cols), strict=True):
         open_HWRB &= ~(in_row_HRB[:, None] & in_col_WRB[None])
@@ -153,9 +163,12 @@ def multi_block(
     first_RB = enough_RB.byte().argmax(dim=0, keepdim=True)  # the first true one, or 0 when there is none
     feasible_B = enough_RB.any(dim=0)
     top_MB, left_MB, width_MB = (
-        torch.where(feasible_B, x_MB, x_MB[:1]) for x_MB in (x.take_along_dim(first_RB[None], 1).squeeze(1) for x in blocks_MRB)
+        torch.where(feasible_B, x_MB, x_MB[:1])
+        for x_MB in (x.take_along_dim(first_RB[None], 1).squeeze(1) for x in blocks_MRB)
     )
-    target_idx = _block_tokens(top_MB.T, left_MB.T, width_MB.T, size, grid[1]).contiguous()  # compiled graphs need plain strides
+    target_idx = _block_tokens(
+        top_MB.T, left_MB.T, width_MB.T, size, grid[1]
+    ).contiguous()  # compiled graphs need plain strides
     open_BN = rearrange(open_HWRB.take_along_dim(first_RB[None, None], 2), "h w 1 b -> b (h w)")
     outside_first_BN = torch.ones_like(open_BN).scatter(1, target_idx[:, 0], False)
     context_idx = choose_true(torch.where(feasible_B[:, None], open_BN, outside_first_BN), keys_BN, num_context)
@@ -168,7 +181,9 @@ def shapes_of_area(grid: Grid, area: int, aspect: tuple[float, float] = (0.5, 2.
     return [(h, w) for h, w in sides if aspect[0] <= h / w <= aspect[1]]
 
 
-def block_shapes(grid: Grid, scale: tuple[float, float] = (0.15, 0.2), aspect: tuple[float, float] = (0.75, 1.5)) -> list[Shape]:
+def block_shapes(
+    grid: Grid, scale: tuple[float, float] = (0.15, 0.2), aspect: tuple[float, float] = (0.75, 1.5)
+) -> list[Shape]:
     """Target shapes of one common area for `multi_block`: I-JEPA's scale and aspect ranges on a whole-cell grid.
 
     Rule: of the areas that have a shape within ``aspect`` (rows / columns), keep those nearest to
@@ -182,7 +197,9 @@ def block_shapes(grid: Grid, scale: tuple[float, float] = (0.15, 0.2), aspect: t
     tokens = grid[0] * grid[1]
     low, high = scale[0] * tokens, scale[1] * tokens
     found = {area: shapes for area in range(1, tokens) if (shapes := shapes_of_area(grid, area, aspect))}
-    _require(bool(found), f"no block with rows / columns in {aspect} fits in a {grid[0]} x {grid[1]} grid: widen aspect")
+    _require(
+        bool(found), f"no block with rows / columns in {aspect} fits in a {grid[0]} x {grid[1]} grid: widen aspect"
+    )
 
     def rank(area: int) -> tuple[float, int, float]:
         outside = max(0.0, math.log(low / area), math.log(area / high))
@@ -218,13 +235,24 @@ def single_block(grid: Grid, batch_size: int, generator: Generator, *, target_si
     Give ``target_size = M * K`` to predict as many tokens as M blocks of K. Aspect within 1/2 and 2.
     """
     shapes = shapes_of_area(grid, target_size)
-    _require(bool(shapes), f"no block of {target_size} cells with aspect within 1/2 and 2 fits in a {grid[0]} x {grid[1]} grid")
+    _require(
+        bool(shapes),
+        f"no block of {target_size} cells with aspect within 1/2 and 2 fits in a {grid[0]} x {grid[1]} grid",
+    )
     return multi_block(
-        grid, batch_size, generator, num_targets=1, target_shapes=shapes, context_scale=(1.0, 1.0), num_context=num_context
+        grid,
+        batch_size,
+        generator,
+        num_targets=1,
+        target_shapes=shapes,
+        context_scale=(1.0, 1.0),
+        num_context=num_context,
     )
 
 
-def random_tokens(grid: Grid, batch_size: int, generator: Generator, *, num_targets: int, target_size: int, num_context: int) -> Masks:
+def random_tokens(
+    grid: Grid, batch_size: int, generator: Generator, *, num_targets: int, target_size: int, num_context: int
+) -> Masks:
     """I-JEPA table 6 "random": scattered tokens instead of blocks, on a grid of any dimension.
 
     The context is a uniform subset; each of the M targets is a uniform subset of the other tokens, so
@@ -245,7 +273,9 @@ def random_tokens(grid: Grid, batch_size: int, generator: Generator, *, num_targ
     return Masks(context_idx, target_idx, grid)
 
 
-def columns(num_columns: int, batch_size: int, generator: Generator, *, num_targets: int, target_size: int, num_context: int) -> Masks:
+def columns(
+    num_columns: int, batch_size: int, generator: Generator, *, num_targets: int, target_size: int, num_context: int
+) -> Masks:
     """T-JEPA section 3: a random subset of a table's columns is seen, each target is a subset of the others."""
     return random_tokens(
         (num_columns,), batch_size, generator, num_targets=num_targets, target_size=target_size, num_context=num_context
@@ -255,11 +285,16 @@ def columns(num_columns: int, batch_size: int, generator: Generator, *, num_targ
 def _compose(total: int, parts: int, keys_BP: Float[Tensor, "B P"]) -> Int64[Tensor, "B parts"]:
     """Uniform over all ways to write ``total`` as ``parts`` ordered whole numbers >= 0 (stars and bars)."""
     bars = choose_true(torch.ones_like(keys_BP, dtype=torch.bool), keys_BP, parts - 1)
-    edges = torch.nn.functional.pad(bars, (1, 0), value=-1), torch.nn.functional.pad(bars, (0, 1), value=total + parts - 1)
+    edges = (
+        torch.nn.functional.pad(bars, (1, 0), value=-1),
+        torch.nn.functional.pad(bars, (0, 1), value=total + parts - 1),
+    )
     return edges[1] - edges[0] - 1
 
 
-def time_blocks(length: int, batch_size: int, generator: Generator, *, num_context: int, num_blocks: int, min_block: int) -> Masks:
+def time_blocks(
+    length: int, batch_size: int, generator: Generator, *, num_context: int, num_blocks: int, min_block: int
+) -> Masks:
     """ECG-JEPA section 3: hide ``num_blocks`` stretches of a series; one target holds every hidden step.
 
     The hidden ``length - num_context`` steps are cut into blocks of at least ``min_block``, placed
@@ -287,13 +322,18 @@ def _partition(hidden_BN: Bool[Tensor, "B N"], hidden: int, grid: Grid) -> Masks
     return Masks(context_idx, target_idx[:, None], grid)
 
 
-def future_steps(length: int, batch_size: int, generator: Generator, *, num_context: int, num_future: int, gap: int = 0) -> Masks:
+def future_steps(
+    length: int, batch_size: int, generator: Generator, *, num_context: int, num_future: int, gap: int = 0
+) -> Masks:
     """Sequences: a window of ``num_context`` steps is seen, the ``num_future`` steps after ``gap`` more are the target.
 
     The window starts uniformly anywhere it fits. M = 1, K = num_future.
     """
     needed = num_context + gap + num_future
-    _require(num_context >= 1 and num_future >= 1 and gap >= 0, "num_context and num_future must be at least 1, gap at least 0")
+    _require(
+        num_context >= 1 and num_future >= 1 and gap >= 0,
+        "num_context and num_future must be at least 1, gap at least 0",
+    )
     _require(needed <= length, f"context, gap and future need {needed} steps, the sequence has {length}")
     start_B1 = (_uniform(batch_size, 1, generator) * (length - needed + 1)).long()
     step = start_B1 + torch.arange(needed, device=generator.device)
@@ -301,7 +341,13 @@ def future_steps(length: int, batch_size: int, generator: Generator, *, num_cont
 
 
 def bev_cells(
-    grid: Grid, batch_size: int, generator: Generator, *, occupied: Bool[Tensor, "B H W"], num_hidden: int, block: int = 1
+    grid: Grid,
+    batch_size: int,
+    generator: Generator,
+    *,
+    occupied: Bool[Tensor, "B H W"],
+    num_hidden: int,
+    block: int = 1,
 ) -> Masks:
     """AD-L-JEPA section 3 "modified BEV-guided masking": hide the same share of occupied and of empty cells.
 
@@ -309,33 +355,49 @@ def bev_cells(
     code draws the share over the batch and per empty cell; here it is exact in every sample, up to
     rounding, so that shapes are fixed. ``block`` > 1 hides ``block x block`` squares, occupied when any cell is.
     """
-    _require(tuple(occupied.shape) == (batch_size, *grid), f"occupied must have shape {(batch_size, *grid)}, got {tuple(occupied.shape)}")
+    _require(
+        tuple(occupied.shape) == (batch_size, *grid),
+        f"occupied must have shape {(batch_size, *grid)}, got {tuple(occupied.shape)}",
+    )
     _require(block >= 1 and all(side % block == 0 for side in grid), f"block={block} does not divide the grid {grid}")
     tokens, hidden, area = math.prod(grid) // block**2, num_hidden // block**2, block**2
-    _require(num_hidden % area == 0 and 1 <= hidden < tokens, f"num_hidden must be a multiple of {area} in {area}..{(tokens - 1) * area}")
+    _require(
+        num_hidden % area == 0 and 1 <= hidden < tokens,
+        f"num_hidden must be a multiple of {area} in {area}..{(tokens - 1) * area}",
+    )
     squares_BN = rearrange(occupied, "b (h i) (w j) -> b (h w) (i j)", i=block, j=block).any(-1)
     keys_BN = _uniform(batch_size, tokens, generator)
     order_BN = (keys_BN + (~squares_BN).float()).argsort(dim=1)  # occupied cells first, random inside each kind
     num_occupied_B1 = squares_BN.sum(1, keepdim=True)
     from_occupied_B1 = (num_occupied_B1 * (hidden / tokens)).round().long()
     rank = torch.arange(tokens, device=generator.device)
-    chosen = (rank < from_occupied_B1) | ((rank >= num_occupied_B1) & (rank < num_occupied_B1 + hidden - from_occupied_B1))
+    chosen = (rank < from_occupied_B1) | (
+        (rank >= num_occupied_B1) & (rank < num_occupied_B1 + hidden - from_occupied_B1)
+    )
     hidden_BN = torch.zeros_like(squares_BN).scatter(1, order_BN, chosen)
     rows = rearrange(hidden_BN, "b (h w) -> b h w", w=grid[1] // block)
     return _partition(repeat(rows, "b h w -> b (h i w j)", i=block, j=block), num_hidden, grid)
 
 
-def local_windows(grid: Grid, batch_size: int, generator: Generator, *, window: int, num_windows: int, num_hidden: int) -> Masks:
+def local_windows(
+    grid: Grid, batch_size: int, generator: Generator, *, window: int, num_windows: int, num_hidden: int
+) -> Masks:
     """SAR-JEPA section 3 (LoMaR windows): ``num_windows`` squares per image, in each ``num_hidden`` tokens hidden.
 
     Every window is a task of its own, so row ``b * num_windows + w`` of the masks is window ``w`` of
     image ``b``. The windows of an image have different tops and different lefts. The published code
     shares one set of windows in the whole batch; here each image draws its own.
     """
-    _require(len(grid) == 2 and window >= 1, f"windows of at least 1 need a grid (rows, columns), got window={window}, grid {grid}")
+    _require(
+        len(grid) == 2 and window >= 1,
+        f"windows of at least 1 need a grid (rows, columns), got window={window}, grid {grid}",
+    )
     area, starts = window * window, [side - window + 1 for side in grid]
     _require(1 <= num_hidden < area, f"num_hidden must lie in 1..{area - 1}, got {num_hidden}")
-    _require(1 <= num_windows <= min(starts), f"{num_windows} different {window} x {window} windows do not fit in the grid {grid}")
+    _require(
+        1 <= num_windows <= min(starts),
+        f"{num_windows} different {window} x {window} windows do not fit in the grid {grid}",
+    )
     sizes = [*starts, num_windows * area]
     u_top, u_left, keys = _uniform(batch_size, sum(sizes), generator).split(sizes, dim=1)
     top, left = (rearrange(u.argsort(1)[:, :num_windows], "b w -> (b w) 1") for u in (u_top, u_left))
@@ -343,7 +405,9 @@ def local_windows(grid: Grid, batch_size: int, generator: Generator, *, window: 
     hidden_XA = torch.zeros_like(keys_XA, dtype=torch.bool).scatter(1, keys_XA.topk(num_hidden).indices, True)
     local = _partition(hidden_XA, num_hidden, (window, window))
 
-    placed = [(top + cell // window) * grid[1] + left + cell % window for cell in (local.context_idx, local.target_idx[:, 0])]
+    placed = [
+        (top + cell // window) * grid[1] + left + cell % window for cell in (local.context_idx, local.target_idx[:, 0])
+    ]
     return Masks(placed[0], placed[1][:, None], grid)
 
 
@@ -383,8 +447,10 @@ def multi_block_published(
     are never used; (3) a context of ``min_keep`` tokens or fewer is drawn again, and every 20 failures one
     target less is kept out of it; (4) all contexts cut to the shortest of the batch in raster order.
 
-    Left out: the authors draw a *target* of ``min_keep`` tokens or fewer again, too. Its size is fixed for the batch, so
-    that check passes at once or never: on 7 x 7 tokens with their ``min_keep`` of 10 their code hangs in nine batches of
+    Left out: the authors draw a *target* of ``min_keep`` tokens or fewer again, too. Its size is fixed for the batch,
+    so
+    that check passes at once or never: on 7 x 7 tokens with their ``min_keep`` of 10 their code hangs in nine batches
+    of
     ten, since targets have 12 tokens at most and mostly 6 to 9.
     """
     _require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
@@ -393,8 +459,13 @@ def multi_block_published(
     rng = random.Random(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     target_size = _published_size(grid, rng.random(), target_scale, target_aspect)
     context_size = _published_size(grid, rng.random(), context_scale, (1.0, 1.0))
-    _require(min(target_size) >= 1, f"a {grid[0]} x {grid[1]} grid is too small for target blocks of scale {target_scale}")
-    _require(math.prod(context_size) > min_keep, f"a context block of {context_size} never keeps more than min_keep={min_keep} tokens")
+    _require(
+        min(target_size) >= 1, f"a {grid[0]} x {grid[1]} grid is too small for target blocks of scale {target_scale}"
+    )
+    _require(
+        math.prod(context_size) > min_keep,
+        f"a context block of {context_size} never keeps more than min_keep={min_keep} tokens",
+    )
 
     contexts, targets = [], []
     for _ in range(batch_size):

@@ -59,17 +59,26 @@ class Predictor(nn.Module):
 
 
 def read_out(block: nn.Module, x_BSP: Float[Tensor, "B S P"], first: int) -> Float[Tensor, "B Q P"]:
-    """What a timm block returns at the tokens from `first` on; nobody reads the others, so only their keys and values are computed."""
+    """What a timm block returns at the tokens from `first` on; nobody reads the others, so only their keys and values
+    are computed.
+    """
     attn, seen_BSP = block.attn, block.norm1(x_BSP)
     widths = [attn.qkv.in_features, 2 * attn.qkv.in_features]
-    (query_weight, key_value_weight), (query_bias, key_value_bias) = attn.qkv.weight.split(widths), attn.qkv.bias.split(widths)
+    (query_weight, key_value_weight), (query_bias, key_value_bias) = (
+        attn.qkv.weight.split(widths),
+        attn.qkv.bias.split(widths),
+    )
     q = rearrange(F.linear(seen_BSP[:, first:], query_weight, query_bias), "b q (h p) -> b h q p", h=attn.num_heads)
-    k, v = rearrange(F.linear(seen_BSP, key_value_weight, key_value_bias), "b s (two h p) -> two b h s p", two=2, h=attn.num_heads)
+    k, v = rearrange(
+        F.linear(seen_BSP, key_value_weight, key_value_bias), "b s (two h p) -> two b h s p", two=2, h=attn.num_heads
+    )
     x_BQP = x_BSP[:, first:] + attn.proj(rearrange(attend(q, k, v, attn.fused_attn), "b h q p -> b q (h p)"))
     return x_BQP + block.mlp(block.norm2(x_BQP))
 
 
-def attend(q: Float[Tensor, "B H Q P"], k: Float[Tensor, "B H S P"], v: Float[Tensor, "B H S P"], fused: bool) -> Float[Tensor, "B H Q P"]:
+def attend(
+    q: Float[Tensor, "B H Q P"], k: Float[Tensor, "B H S P"], v: Float[Tensor, "B H S P"], fused: bool
+) -> Float[Tensor, "B H Q P"]:
     """softmax(q k / sqrt(P)) v by the fused kernel or by plain products, see `train.choose_attention`."""
     if fused:
         return F.scaled_dot_product_attention(q, k, v)
@@ -116,7 +125,11 @@ class CrossBlock(nn.Module):
         self.heads = heads
         self.fused_attn = True  # switched as in timm's blocks, see train.choose_attention
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.query, self.key_value, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.key_value, self.proj = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, query_BQP: Float[Tensor, "B Q P"], context_BCP: Float[Tensor, "B C P"]) -> Float[Tensor, "B Q P"]:
@@ -128,7 +141,8 @@ class CrossBlock(nn.Module):
 
 
 class ActionPredictor(nn.Module):
-    """The next latent of every step from all latents and actions so far: a causal transformer over (action, latent) pairs.
+    """The next latent of every step from all latents and actions so far: a causal transformer over (action, latent)
+    pairs.
 
     From the interleaved tokens a_1 z_1 a_2 z_2 ... the output at z_t predicts z_(t+1), as in V-JEPA 2-AC (Assran et
     al. 2025, section 3), with one latent per step instead of a grid of them and no state of the robot. With a
@@ -138,7 +152,9 @@ class ActionPredictor(nn.Module):
     `num_steps` is the longest sequence. Standardise actions per parameter: they are embedded as they come.
     """
 
-    def __init__(self, num_steps: int, width_in: int, action_dim: int, width: int, depth: int, heads: int, out_dim: int):
+    def __init__(
+        self, num_steps: int, width_in: int, action_dim: int, width: int, depth: int, heads: int, out_dim: int
+    ):
         super().__init__()
         self.embed, self.embed_action = nn.Linear(width_in, width), nn.Linear(action_dim, width)
         self.register_buffer("position_TP", position_code((num_steps,), width), persistent=False)
@@ -147,7 +163,9 @@ class ActionPredictor(nn.Module):
         self.out = nn.Linear(width, out_dim)
         init_linear(self.embed), init_linear(self.embed_action), init_linear(self.out)
 
-    def forward(self, latents_BTD: Float[Tensor, "B T D"], actions_BTA: Float[Tensor, "B T A"]) -> Float[Tensor, "B T E"]:
+    def forward(
+        self, latents_BTD: Float[Tensor, "B T D"], actions_BTA: Float[Tensor, "B T A"]
+    ) -> Float[Tensor, "B T E"]:
         """Row t predicts latent t + 1 from latents and actions 1 .. t, where action t leads from latent t to t + 1.
 
         Raises ValueError when latents and actions differ in batch or steps, or do not fit the predictor.
@@ -159,7 +177,9 @@ class ActionPredictor(nn.Module):
                 f"latent, got {list(latents_BTD.shape)} and {list(actions_BTA.shape)}"
             )
         if not 1 <= latents_BTD.shape[1] <= num_steps:
-            raise ValueError(f"got {latents_BTD.shape[1]} steps, this predictor was made for 1 to {num_steps}; raise num_steps")
+            raise ValueError(
+                f"got {latents_BTD.shape[1]} steps, this predictor was made for 1 to {num_steps}; raise num_steps"
+            )
         pairs = torch.stack([self.embed_action(actions_BTA), self.embed(latents_BTD)], dim=2)
         pairs = pairs + self.position_TP[: latents_BTD.shape[1], None]
         hidden = rearrange(pairs, "b t pair p -> b (t pair) p")

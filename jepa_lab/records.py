@@ -39,7 +39,9 @@ MAX_POINTS = 200
 CODE_SUFFIXES = {".py", ".js", ".css"}
 
 
-def start(chapter: str, *, preset: str, seed: int, config, claims: Sequence[Claim] = (), device="cpu", out=None) -> "Run":
+def start(
+    chapter: str, *, preset: str, seed: int, config, claims: Sequence[Claim] = (), device="cpu", out=None
+) -> "Run":
     """Opens the record of one run; the clock starts here.
 
     ``config`` is the paper's frozen dataclass (or a dict). ``out`` is the folder for records; empty means
@@ -47,26 +49,46 @@ def start(chapter: str, *, preset: str, seed: int, config, claims: Sequence[Clai
     """
     if not re.fullmatch(r"[\w.-]+", chapter) or not re.fullmatch(r"[\w.-]+", preset):
         raise ValueError(f"chapter {chapter!r} and preset {preset!r} become file names: letters, digits, _ . - only")
-    return Run(chapter, preset, int(seed), plain(config), tuple(claims), str(device), Path(out) if out else default_out())
+    return Run(
+        chapter, preset, int(seed), plain(config), tuple(claims), str(device), Path(out) if out else default_out()
+    )
 
 
 class Run:
     """One run in the making. Nothing is on disk until ``save``."""
 
-    def __init__(self, chapter: str, preset: str, seed: int, config: dict, claims: tuple[Claim, ...], device: str, out: Path):
+    def __init__(
+        self, chapter: str, preset: str, seed: int, config: dict, claims: tuple[Claim, ...], device: str, out: Path
+    ):
         self.claims = {claim.id: claim for claim in claims}
         self.out = out
         self._clock = time.perf_counter()
         self.record = {
-            "chapter": chapter, "preset": preset, "seed": seed, "config": config, "config_hash": config_hash(config),
-            "git_commit": git_commit(), "code_hash": code_hash(chapter), "versions": versions(), "device": device,
-            "processor": processor(device), "threads": threads(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "wall_s": None, "peak_rss_mb": None, "data": [], "claims": {}, "series": {}, "values": {},
-        }  # fmt: skip
+            "chapter": chapter,
+            "preset": preset,
+            "seed": seed,
+            "config": config,
+            "config_hash": config_hash(config),
+            "git_commit": git_commit(),
+            "code_hash": code_hash(chapter),
+            "versions": versions(),
+            "device": device,
+            "processor": processor(device),
+            "threads": threads(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "wall_s": None,
+            "peak_rss_mb": None,
+            "data": [],
+            "claims": {},
+            "series": {},
+            "values": {},
+        }
 
     @property
     def path(self) -> Path:
-        return record_path(self.out, self.record["chapter"], self.record["preset"], self.record["seed"], self.record["config"])
+        return record_path(
+            self.out, self.record["chapter"], self.record["preset"], self.record["seed"], self.record["config"]
+        )
 
     def data(self, name: str, source: str, sha256: str | None = None, kind: str = "real") -> None:
         """Notes a data set the run used and where it really came from."""
@@ -109,12 +131,17 @@ class Run:
 
 
 def load(chapter: str | None = None, preset: str | None = None, root=None, *, config=None) -> list[dict]:
-    """The finished records under ``root`` (default: the committed study), oldest file name first; [] when there are none.
+    """The finished records under ``root`` (default: the committed study), oldest file name first; [] when there are
+    none.
 
     ``config`` keeps only the records of exactly that configuration. A file that is no record raises ValueError.
     """
     conditions, arguments = ["true"], []
-    for column, wanted in (("chapter", chapter), ("preset", preset), ("config_hash", config_hash(plain(config)) if config is not None else None)):
+    for column, wanted in (
+        ("chapter", chapter),
+        ("preset", preset),
+        ("config_hash", config_hash(plain(config)) if config is not None else None),
+    ):
         if wanted is not None:
             conditions.append(f"{column} = ?")
             arguments.append(wanted)
@@ -147,13 +174,17 @@ def _make_tables(db, root: Path) -> None:
         db.execute(f"CREATE TABLE files AS SELECT filename, content FROM {source}", [files])
     except duckdb.Error as error:  # not UTF-8, unreadable: DuckDB names the file
         raise ValueError(f"cannot read the run records: {str(error).splitlines()[0]}") from error
-    needed = " AND ".join(f"json_exists(content, '$.{key}')" for key in ("chapter", "preset", "seed", "config_hash", "claims"))
+    needed = " AND ".join(
+        f"json_exists(content, '$.{key}')" for key in ("chapter", "preset", "seed", "config_hash", "claims")
+    )
     bad = db.execute(
         f"SELECT filename FROM files WHERE NOT CASE WHEN json_valid(content) THEN {needed} ELSE false END LIMIT 1"
     ).fetchone()
     if bad:
         raise ValueError(f"{bad[0]} is not a run record (broken or foreign JSON): delete it and run that seed again")
-    texts = ", ".join(f"content->>'{k}' AS {k}" for k in ("chapter", "preset", "config_hash", "git_commit", "device", "started"))
+    texts = ", ".join(
+        f"content->>'{k}' AS {k}" for k in ("chapter", "preset", "config_hash", "git_commit", "device", "started")
+    )
     numbers = ", ".join(f"(content->>'{k}')::DOUBLE AS {k}" for k in ("wall_s", "peak_rss_mb"))
     parts = ", ".join(f"content->'{k}' AS {k}" for k in ("config", "claims", "series"))
     db.execute(
@@ -197,7 +228,11 @@ def code_hash(chapter: str, package: Path = PACKAGE) -> str:
     digest, slug = hashlib.sha256(), chapter.split("_", 1)[-1]
     for path in sorted(p for p in package.rglob("*") if p.suffix in CODE_SUFFIXES):
         room, name = path.relative_to(package).parts[0], path.relative_to(package).as_posix()
-        if room == "publish" or name == "__main__.py" or (room == "papers" and path.stem not in (slug, "__init__")):
+        if (
+            room == "publish"
+            or name == "__main__.py"
+            or (room == "papers" and path.relative_to(package).parts[1] not in (slug, "__init__.py"))
+        ):
             continue
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
@@ -216,13 +251,19 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit, with '+' when files under version control were changed since; None outside a checkout."""
+
     def git(*arguments):
-        return subprocess.run(["git", "-C", str(REPO), *arguments], capture_output=True, text=True, check=True, timeout=20).stdout
+        return subprocess.run(
+            ["git", "-C", str(REPO), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+
     try:
         if not (REPO / ".git").exists():
             return None
         commit = git("rev-parse", "HEAD").strip()
-        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "jepa_lab", "notebooks") else "")
+        return commit + (
+            "+" if git("status", "--porcelain", "--untracked-files=no", "--", "jepa_lab", "notebooks") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -1,6 +1,7 @@
 """The training engine: the objective, the step, the loop, schedules, checkpoints.
 
-The algorithm is `train_step`, which reads `jepa_objective`, `update` and `ema_update` in the paper's order; `fit` repeats it.
+The algorithm is `train_step`, which reads `jepa_objective`, `update` and `ema_update` in the paper's order; `fit`
+repeats it.
 Shape suffixes: B batch, N tokens, P numbers per patch, M target blocks, K tokens per block, D width.
 """
 
@@ -46,7 +47,9 @@ class Config:
     log_every: int = 50  # steps between two read-backs of loss and collapse panel
     max_bad_steps: int = 20  # non-finite batches that are skipped before the run stops
 
-    hold = 0.0  # share of the steps after the warm-up at the peak rate; a field only in configs that change it, so that records keep their hashes
+    # share of the steps after the warm-up at the peak rate; a field only in configs that change it, so that records
+    # keep their hashes
+    hold = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every"):
@@ -90,9 +93,11 @@ def jepa_objective(model: JEPA, patches_BNP: Float[Tensor, "B N P"], masks: Mask
 
 
 def encode_all(encoder: nn.Module, patches_BNP: Float[Tensor, "B N P"]) -> Float[Tensor, "B N D"]:
-    """Latents of whole samples. A CPU does 2,048 tokens at a time, which its caches hold: bf16 steps are 6 to 9 % faster.
+    """Latents of whole samples. A CPU does 2,048 tokens at a time, which its caches hold: bf16 steps are 6 to 9 %
+    faster.
 
-    Equal to the last bit to one pass over all where the parts are of one size; in bf16 a smaller last part may round otherwise.
+    Equal to the last bit to one pass over all where the parts are of one size; in bf16 a smaller last part may round
+    otherwise.
     """
     if patches_BNP.device.type != "cpu":
         return encoder(patches_BNP)
@@ -111,7 +116,9 @@ def cosine(step: int, num_steps: int, ends: tuple[float, float]) -> float:
 
 
 def learning_rate(step: int, cfg: Config) -> float:
-    """Linear warm-up to the peak, which is held for a share of what remains (0 by default), then cosine to a hundredth of it."""
+    """Linear warm-up to the peak, which is held for a share of what remains (0 by default), then cosine to a hundredth
+    of it.
+    """
     warmup_steps = max(1, round(cfg.warmup * cfg.num_steps))
     falls_at = warmup_steps + round(cfg.hold * (cfg.num_steps - warmup_steps))
     if step < warmup_steps:
@@ -135,9 +142,11 @@ def start(model: nn.Module, seed: int, device: torch.device | str) -> Run:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next allocation; elsewhere it does nothing. Holds for the whole process.
+    """Tells glibc to keep what is freed for the next allocation; elsewhere it does nothing. Holds for the whole
+    process.
 
-    By default large tensors are mapped anew and given back, so every step faults its activations in again, page by page:
+    By default large tensors are mapped anew and given back, so every step faults its activations in again, page by
+    page:
     5 to 12 % of a CPU step. Results are the same to the last bit.
     """
     if platform.libc_ver()[0] == "glibc":
@@ -171,12 +180,19 @@ def batch_indices(num_samples: int, batch_size: int, seed: int, start_step: int 
 
 
 def train_step(
-    run: Run, cfg: Config, objective: nn.Module, to_batch: Callable[[Tensor], Tensor], patches: Tensor, idx_B: Tensor, masks: Masks,
+    run: Run,
+    cfg: Config,
+    objective: nn.Module,
+    to_batch: Callable[[Tensor], Tensor],
+    patches: Tensor,
+    idx_B: Tensor,
+    masks: Masks,
     micro_batches: int = 1,
-) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:  # fmt: skip
+) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
     """One step of I-JEPA: targets, prediction and loss (`jepa_objective`), gradients, optimiser and EMA (`update`).
 
-    objective: from `wrap`. idx_B, masks: the whole batch, of which this process takes its share in `micro_batches` parts.
+    objective: from `wrap`. idx_B, masks: the whole batch, of which this process takes its share in `micro_batches`
+    parts.
     Returns the loss, and whether it and its gradients were finite; neither is read back.
     """
     loss = torch.zeros((), device=patches.device)
@@ -192,7 +208,8 @@ def train_step(
 
 @torch.no_grad()
 def update(run: Run, loss: Tensor, cfg: Config) -> Bool[Tensor, ""]:
-    """One optimiser step on the gradients of `loss`, and one of the EMA where the model has one; the flag of a finite step.
+    """One optimiser step on the gradients of `loss`, and one of the EMA where the model has one; the flag of a finite
+    step.
 
     A non-finite loss or gradient moves nothing, neither weights nor EMA nor optimiser state, and costs no
     synchronisation: the fused optimiser reads the flag on the device.
@@ -241,13 +258,16 @@ def fit(
     patches: the whole data set on the training device, usually uint8. to_batch: casts and scales some of it to floats.
     sampler: draws masks for a batch. watch: held-out patches whose latents feed the collapse panel in `run.history`.
     checkpoint: written every `save_every` steps and at the end; where it exists, training goes on from it.
-    micro_batches: parts into which each process cuts its share of a batch, to save memory; gradients add up, so the step
+    micro_batches: parts into which each process cuts its share of a batch, to save memory; gradients add up, so the
+    step
     is the same unless the objective needs statistics of the whole batch. compile: by default on a GPU only.
     Raises ValueError for data that do not suit the run and for a checkpoint of another one, OSError when it cannot be
     written, and RuntimeError after more than `cfg.max_bad_steps` non-finite batches.
     """
     check_run(run, {"the data": patches, "the watched data": watch})
-    work = checkpoints.resume(checkpoint, run, cfg, objective=objective, sampler=sampler, micro_batches=micro_batches, samples=patches)
+    work = checkpoints.resume(
+        checkpoint, run, cfg, objective=objective, sampler=sampler, micro_batches=micro_batches, samples=patches
+    )
     choose_attention(run.model, plain=patches.device.type == "cpu" and cfg.precision == "bf16")
     step = wrap(run.model, objective, patches.device.type == "cuda" if compile is None else compile, micro_batches)
     batches = batch_indices(len(patches), cfg.batch_size, run.seed, run.step)
@@ -259,10 +279,16 @@ def fit(
 
 
 def loop(
-    run: Run, cfg: Config, measure: Callable[[nn.Module], dict[str, float]] | None, progress: bool, checkpoint: Path | None, save_every: int,
+    run: Run,
+    cfg: Config,
+    measure: Callable[[nn.Module], dict[str, float]] | None,
+    progress: bool,
+    checkpoint: Path | None,
+    save_every: int,
     work: dict[str, str],
-) -> Iterator[list[tuple[Tensor, Tensor]]]:  # fmt: skip
-    """What surrounds the steps of any training here: counts them, logs every `cfg.log_every`, saves, draws the progress bar.
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """What surrounds the steps of any training here: counts them, logs every `cfg.log_every`, saves, draws the progress
+    bar.
 
     The caller takes a step at each turn, and appends its loss and the flag of `update` to the list that it gets.
     """
@@ -329,7 +355,10 @@ def check_run(run: Run, data: dict[str, Tensor | None]) -> None:
 
 def require_one_device(devices: dict[str, torch.device]) -> None:
     """Raises ValueError when they differ; a GPU without a number is any."""
-    if len({device.type for device in devices.values()}) > 1 or len({device.index for device in devices.values()} - {None}) > 1:
+    if (
+        len({device.type for device in devices.values()}) > 1
+        or len({device.index for device in devices.values()} - {None}) > 1
+    ):
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"everything must be on one device, but {where}; give train.start the device of the data")
 
@@ -339,7 +368,9 @@ def progress_bar(run: Run, cfg: Config, shown: bool):
     from tqdm import tqdm
 
     steps = range(run.step, cfg.num_steps)
-    return tqdm(steps, initial=run.step, total=cfg.num_steps, disable=not shown, file=sys.stderr, mininterval=1.0, unit="step")
+    return tqdm(
+        steps, initial=run.step, total=cfg.num_steps, disable=not shown, file=sys.stderr, mininterval=1.0, unit="step"
+    )
 
 
 def status(run: Run, cfg: Config, steps_per_s: float | None) -> str:
@@ -359,7 +390,9 @@ def choose_attention(model: nn.Module, plain: bool) -> None:
 
 
 def log(run: Run, recent: list, cfg: Config, measure: Callable[[nn.Module], dict[str, float]] | None) -> None:
-    """Read back the losses since the last call, count bad steps, measure the model. Without a finite step the loss is NaN."""
+    """Read back the losses since the last call, count bad steps, measure the model. Without a finite step the loss is
+    NaN.
+    """
     losses, oks = (torch.stack(column) for column in zip(*recent))
     losses = distributed.mean(losses)
     run.bad_steps += int((~oks).sum())
@@ -381,9 +414,13 @@ def panel(model: JEPA, watch: Tensor, to_batch: Callable[[Tensor], Tensor], samp
 
 @torch.no_grad()
 def visible_views(
-    encoder: Encoder, patches: Shaped[Tensor, "n N P"], to_batch: Callable[[Tensor], Tensor], sampler: Sampler,
-    num_samples: int = 256, num_views: int = 4,
-) -> Float[Tensor, "m q D"]:  # fmt: skip
+    encoder: Encoder,
+    patches: Shaped[Tensor, "n N P"],
+    to_batch: Callable[[Tensor], Tensor],
+    sampler: Sampler,
+    num_samples: int = 256,
+    num_views: int = 4,
+) -> Float[Tensor, "m q D"]:
     """Features of several partial views of each sample, for LiDAR: what masking leaves visible, drawn q times.
 
     The draws are the same at every call and come from a generator of their own, so watching changes no training.

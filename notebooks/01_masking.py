@@ -51,9 +51,10 @@ from dataclasses import replace
 
 import torch
 
-from jepa_lab import claims, diagnostics, figures, masks, records, train, worlds
-from jepa_lab.explorers import masks as explorer
-from jepa_lab.papers import masking as paper
+from jepa_lab import claims, diagnostics, figures, masks, records, train
+from jepa_lab import image_world as worlds
+from jepa_lab.papers.masking import paper
+from jepa_lab.widgets import mask_explorer as explorer
 
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 cfg = paper.preset(preset, **overrides)
@@ -66,8 +67,10 @@ print(f"data: {world.source.name}\nfrom: {world.source.source}")
 # %% [markdown]
 # ## The idea
 #
-# Cut an image into patches. One encoder sees a few of them, the *context*. A copy of it, the {term}`target encoder`, sees
-# the whole image. A small network, the {term}`predictor`, gets the context and the *positions* of some hidden blocks and must
+# Cut an image into patches. One encoder sees a few of them, the *context*. A copy of it, the {term}`target encoder`,
+# sees
+# the whole image. A small network, the {term}`predictor`, gets the context and the *positions* of some hidden blocks
+# and must
 # say what the target encoder computed there:
 #
 # $$
@@ -77,9 +80,12 @@ print(f"data: {world.source.name}\nfrom: {world.source.source}")
 # \end{aligned}
 # $$ (eq-ijepa)
 #
-# $f$ is `encoder`, $\bar f$ is `target_encoder`, $g$ is `predictor`, $x_C$ the context, $p_i$ the positions of block $i$, $m$ is
-# `ema_decay`, $M$ is `num_targets`, and $D$ is the smooth-L1 distance of the authors' code (their text writes a squared L2). Nothing but the mask decides how hard, and
-# how useful, the task is. **So look at the masks first.** Pick a kind of data, move the sliders; the heat maps show how often
+# $f$ is `encoder`, $\bar f$ is `target_encoder`, $g$ is `predictor`, $x_C$ the context, $p_i$ the positions of block
+# $i$, $m$ is
+# `ema_decay`, $M$ is `num_targets`, and $D$ is the smooth-L1 distance of the authors' code (their text writes a squared
+# L2). Nothing but the mask decides how hard, and
+# how useful, the task is. **So look at the masks first.** Pick a kind of data, move the sliders; the heat maps show how
+# often
 # each position is seen and predicted.
 
 # %% tags=["hide-input"]
@@ -89,11 +95,15 @@ explorer.mask_explorer(garment, f"{world.source.name}, {world.source.source}")
 # %% [markdown]
 # ### The official sampler never asks about the last row
 #
-# The published code draws a block's corner from a range that leaves out its upper end, draws size and shape from one random
-# number, and trims every context of a batch to the shortest, from the end of the raster. On the paper's own 14 × 14 grid
+# The published code draws a block's corner from a range that leaves out its upper end, draws size and shape from one
+# random
+# number, and trims every context of a batch to the shortest, from the end of the raster. On the paper's own 14 × 14
+# grid
 # the last row and column are therefore never a target, and the more images share a batch, the less context is left, all
-# of it at the top. Move the slider. Our corrected sampler (`masks.multi_block`) draws corners from all valid positions and
-# keeps a fixed number of context tokens, chosen at random; `masks.multi_block_published` keeps the published statistics.
+# of it at the top. Move the slider. Our corrected sampler (`masks.multi_block`) draws corners from all valid positions
+# and
+# keeps a fixed number of context tokens, chosen at random; `masks.multi_block_published` keeps the published
+# statistics.
 
 # %% tags=["hide-input"]
 explorer.statistics_figure(draws=2000 if preset != "smoke" else 256)
@@ -118,16 +128,22 @@ print("prediction [B, M, K, D]", tuple(pred.shape))
 print("loss", float(train.jepa_objective(model, batch, drawn)))
 
 # %% [markdown]
-# Two details matter more on small images than any mask. The patch embedding is drawn by fan-in: with the published standard
-# deviation 0.02 the 49 pixels of a patch would add up to $0.02\sqrt{49} = 0.14$ beside a position code of size 0.7, and every target would look
-# like every other. And the context must not starve: on this 4 × 4 grid the published rules, which ask for more than ten context
-# tokens beside four blocks, cannot be met at all. So the reference here, called I-JEPA in the figures, predicts two blocks;
+# Two details matter more on small images than any mask. The patch embedding is drawn by fan-in: with the published
+# standard
+# deviation 0.02 the 49 pixels of a patch would add up to $0.02\sqrt{49} = 0.14$ beside a position code of size 0.7, and
+# every target would look
+# like every other. And the context must not starve: on this 4 × 4 grid the published rules, which ask for more than ten
+# context
+# tokens beside four blocks, cannot be met at all. So the reference here, called I-JEPA in the figures, predicts two
+# blocks;
 # one, three and four are arms of their own.
 #
 # ## Experiment
 #
-# One encoder, trained live; then one arm for each claim, with the same start, the same batches and the same number of steps.
-# Every arm is scored frozen: the EMA encoder's latents, averaged over tokens and standardised. The probes never see a test
+# One encoder, trained live; then one arm for each claim, with the same start, the same batches and the same number of
+# steps.
+# Every arm is scored frozen: the EMA encoder's latents, averaged over tokens and standardised. The probes never see a
+# test
 # image before scoring, and the {term}`linear probe`'s strength is chosen on training images.
 
 # %%
@@ -152,14 +168,18 @@ for name, s in scores.items():
     print(f"{name:24s}", *(f"{100 * x.value:5.1f} ±{50 * (x.high - x.low):3.1f}  " for x in parts))
 
 # %% [markdown]
-# Behind ± stands half of the 95 % interval of this one run: over draws of the labels in the first column, over test images in the
+# Behind ± stands half of the 95 % interval of this one run: over draws of the labels in the first column, over test
+# images in the
 # other two. The intervals of the verdicts below are over seeds.
 #
 # ### My loss goes up: is it broken?
 #
-# This is the question that people ask most about JEPA code. The loss compares a prediction with a target that is itself being
-# learned. When targets become richer they become harder to predict, and the loss *rises* while the features improve; when
-# everything collapses to a constant the loss is perfect. So never read it alone. Below is a healthy run beside one that has
+# This is the question that people ask most about JEPA code. The loss compares a prediction with a target that is itself
+# being
+# learned. When targets become richer they become harder to predict, and the loss *rises* while the features improve;
+# when
+# everything collapses to a constant the loss is perfect. So never read it alone. Below is a healthy run beside one that
+# has
 # neither {term}`EMA` nor {term}`stop-gradient`: one encoder that chases itself.
 
 # %% tags=["hide-input"]
@@ -177,27 +197,37 @@ for name in pair:
     print(f"{name}: loss {last['loss']:.4f}; alarm: {diagnostics.collapsed(last) or 'none'}")
 
 # %% [markdown]
-# **What to look at.** {term}`RankMe` counts the directions that carry something; near 1 it says that all images look alike. `feature_std` is
-# the plain spread. A cosine to the mean near 1 says that one direction is all there is. {term}`LiDAR` and `alpha_req`, the slope of the
-# spectrum, know no scale: when all features shrink together, what is left over can still look rich to them. So the alarm,
+# **What to look at.** {term}`RankMe` counts the directions that carry something; near 1 it says that all images look
+# alike. `feature_std` is
+# the plain spread. A cosine to the mean near 1 says that one direction is all there is. {term}`LiDAR` and `alpha_req`,
+# the slope of the
+# spectrum, know no scale: when all features shrink together, what is left over can still look rich to them. So the
+# alarm,
 # one function called `diagnostics.collapsed`, listens to the first three.
 #
 # ### A fairer world
 #
-# Every Fashion-MNIST garment sits in the middle of a black square, so raw pixels are already a good description. Here are the same
-# garments at random places and scales, among fragments of others, in uneven light. These canvases are **generated**; the
-# exact mask of every object is known (`data.images.cluttered`). A first, harder setting left every method near chance, the controls
+# Every Fashion-MNIST garment sits in the middle of a black square, so raw pixels are already a good description. Here
+# are the same
+# garments at random places and scales, among fragments of others, in uneven light. These canvases are **generated**;
+# the
+# exact mask of every object is known (`data.images.cluttered`). A first, harder setting left every method near chance,
+# the controls
 # included; this one was then chosen by looking at the controls alone.
 
 # %%
 canvas = paper.cluttered(cfg, device)
 run.data(canvas.source.name, canvas.source.source, canvas.source.sha256, "generated")
-canvas_scores = {name: worlds.score(canvas, embed, seed) for name, embed in worlds.controls(cfg, canvas, seed, pool=2).items()}
+canvas_scores = {
+    name: worlds.score(canvas, embed, seed) for name, embed in worlds.controls(cfg, canvas, seed, pool=2).items()
+}
 canvas_cfg = replace(cfg, num_steps=cfg.canvas_steps)
 canvas_run = worlds.train_arm(canvas_cfg, canvas, paper.arms(cfg, canvas)["I-JEPA"], seed)
 canvas_scores["I-JEPA"] = worlds.score(canvas, worlds.encoded(canvas_run.model.target_encoder, canvas), seed)
 for name, s in canvas_scores.items():
-    print(f"{name:24s} linear {100 * s['linear'].value:5.1f}   kNN {100 * s['knn'].value:5.1f}   10 labels {100 * s['few_label'].value:5.1f}")
+    print(
+        f"{name:24s} linear {100 * s['linear'].value:5.1f}   kNN {100 * s['knn'].value:5.1f}   10 labels {100 * s['few_label'].value:5.1f}"
+    )
 
 # %% tags=["hide-input"]
 for name, s in canvas_scores.items():
@@ -208,23 +238,38 @@ figures.image_grid(canvas.example[:12], "Twelve test canvases, generated", colum
 # %% [markdown]
 # ## Result
 #
-# Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw. The paper's
+# Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw.
+# The paper's
 # numbers are of another data set a thousand times larger, so they stand in the table below and not on this axis.
 
 # %% tags=["hide-input"]
 history = lambda kind, arm: [r["values"][f"{kind}: {arm}"] for r in study if f"{kind}: {arm}" in r["values"]]
-figures.claim_figure({arm: history("few_label", arm) for arm in scores}, points["few_label"],
-                     "accuracy with 10 labels per class, %", title="Few labels, centred garments")
+figures.claim_figure(
+    {arm: history("few_label", arm) for arm in scores},
+    points["few_label"],
+    "accuracy with 10 labels per class, %",
+    title="Few labels, centred garments",
+)
 
 # %% tags=["hide-input"]
 today = {arm: 100 * s["linear"].value for arm, s in canvas_scores.items()}
-figures.claim_figure({arm: history("clutter linear", arm) for arm in today}, today,
-                     "accuracy of a linear probe, %", title="Cluttered canvases")
+figures.claim_figure(
+    {arm: history("clutter linear", arm) for arm in today},
+    today,
+    "accuracy of a linear probe, %",
+    title="Cluttered canvases",
+)
 
 # %% tags=["hide-input"]
 few, linear = points["few_label"], {n: 100 * s["linear"].value for n, s in canvas_scores.items()}
-against = {"features-beat-pixels": "pixel targets", "blocks-beat-random": "random tokens", "blocks-beat-single": "one large block",
-           "output-beats-input": "masked at the input", "beats-random": "random initialisation", "beats-pixels": "raw pixels"}
+against = {
+    "features-beat-pixels": "pixel targets",
+    "blocks-beat-random": "random tokens",
+    "blocks-beat-single": "one large block",
+    "output-beats-input": "masked at the input",
+    "beats-random": "random initialisation",
+    "beats-pixels": "raw pixels",
+}
 for claim, control in against.items():
     run.claim(claim, value=few["I-JEPA"], baseline=few[control])
 one, four = (few.get(paper.block_count(m), few["I-JEPA"]) for m in (1, 4))
@@ -236,8 +281,10 @@ run.claim("clutter-beats-pixels", value=linear["I-JEPA"], baseline=best_pixels)
 # %% [markdown]
 # ## What breaks it
 #
-# Each row changes one thing of the run above; the cost is in points of few-label accuracy, today's run. A negative cost means that
-# the change helped at this scale. Look at the collapsed run, too: its score need not be the lowest, because the probe rescales every
+# Each row changes one thing of the run above; the cost is in points of few-label accuracy, today's run. A negative cost
+# means that
+# the change helped at this scale. Look at the collapsed run, too: its score need not be the lowest, because the probe
+# rescales every
 # feature to unit variance and so reads even a signal that has all but vanished. The rank tells.
 
 # %% tags=["hide-input"]
@@ -246,7 +293,8 @@ for name, trained in runs.items():
     print(f"{name:28s} {few['I-JEPA'] - few[name]:6.1f}   {trained.history['rankme'][-1]:5.1f}")
 
 # %% [markdown]
-# Try the others by name: `ema_decay=(0, 0)` with the {term}`stop-gradient` kept, a learning rate ten times higher, or one token of
+# Try the others by name: `ema_decay=(0, 0)` with the {term}`stop-gradient` kept, a learning rate ten times higher, or
+# one token of
 # context. Training from the first two is one command each:
 #
 # ```bash
@@ -257,27 +305,40 @@ for name, trained in runs.items():
 # ## Paper says, we measured, differs because
 
 # %% tags=["hide-input"]
-figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds, in points; positive is as claimed")
+figures.verdict_table(
+    claims.table(paper.CLAIMS, study), "Gains over the study's seeds, in points; positive is as claimed"
+)
 
 # %% [markdown]
 # Why ours can differ; these are explanations to test, not results:
 #
-# - **Features against pixels.** The paper trains for hundreds of epochs on 1.3 million photographs; this page sees fewer than 30,000
-#   small grey images, less than one epoch. Pixel prediction learns fast and saturates, while feature prediction waits for its
-#   own targets to become good; an early stop favours pixels. And there is little in these images but shape, which pixels show.
-# - **Blocks against scattered tokens or one block.** On 4 × 4 tokens a "block" is four of them, and a random choice of four is not far from it.
-# - **Masks in general.** The reference was first run with the paper's four blocks; its study is in the history of this repository. Two blocks,
+# - **Features against pixels.** The paper trains for hundreds of epochs on 1.3 million photographs; this page sees
+# fewer than 30,000
+# small grey images, less than one epoch. Pixel prediction learns fast and saturates, while feature prediction waits for
+# its
+# own targets to become good; an early stop favours pixels. And there is little in these images but shape, which pixels
+# show.
+# - **Blocks against scattered tokens or one block.** On 4 × 4 tokens a "block" is four of them, and a random choice of
+# four is not far from it.
+# - **Masks in general.** The reference was first run with the paper's four blocks; its study is in the history of this
+# repository. Two blocks,
 #   batches of 32 and the predictor's width were then chosen on training images held out for it.
-# - **Four blocks against one.** Four 2 × 2 blocks leave 4 of 16 tokens as context, one block leaves 12. On the paper's 14 × 14 grid
+# - **Four blocks against one.** Four 2 × 2 blocks leave 4 of 16 tokens as context, one block leaves 12. On the paper's
+# 14 × 14 grid
 #   there is context enough for both.
-# - **Output against input.** A block encoded alone still holds a quarter of the picture; in the paper a target block is a sixth of a much richer one.
-# - **Controls.** Raw pixels of centred garments are a far stronger baseline than raw pixels of photographs. And a transformer drawn
-#   by fan-in is a better random feature extractor than the published initialisation, which makes that control harder, too.
-# - **Clutter.** Finding *what* lies in front of *what* takes training time. At this budget the canvases tell what has not been learned yet.
+# - **Output against input.** A block encoded alone still holds a quarter of the picture; in the paper a target block is
+# a sixth of a much richer one.
+# - **Controls.** Raw pixels of centred garments are a far stronger baseline than raw pixels of photographs. And a
+# transformer drawn
+# by fan-in is a better random feature extractor than the published initialisation, which makes that control harder,
+# too.
+# - **Clutter.** Finding *what* lies in front of *what* takes training time. At this budget the canvases tell what has
+# not been learned yet.
 #
 # ## Exercises
 #
-# **1.** Two target blocks may overlap. On a 4 × 4 grid with 2 × 2 blocks, what share of the image do two of them hide on average?
+# **1.** Two target blocks may overlap. On a 4 × 4 grid with 2 × 2 blocks, what share of the image do two of them hide
+# on average?
 # Estimate it with the sampler, then compute it.
 
 # %% tags=["solution", "hide-cell"]
@@ -297,7 +358,8 @@ print("context"), print(frequency["context"])
 print("Inner tokens lie in more blocks, so they are hidden more often and seen less.")
 
 # %% [markdown]
-# **3.** Show that the predictor must know *where* it predicts: shuffle the target positions and watch the loss of the trained model.
+# **3.** Show that the predictor must know *where* it predicts: shuffle the target positions and watch the loss of the
+# trained model.
 
 # %% tags=["solution", "hide-cell"]
 trained = runs["I-JEPA"].model.cpu()
@@ -329,4 +391,6 @@ for name, where in (("right positions", seen), ("positions of another image", el
 # %% tags=["hide-input"]
 path = run.save()
 saved = run.record
-print(f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, torch {saved['versions']['torch']}, {saved['device']}")
+print(
+    f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, torch {saved['versions']['torch']}, {saved['device']}"
+)

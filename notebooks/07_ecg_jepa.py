@@ -49,9 +49,11 @@ overrides = {}
 # %% tags=["hide-input"]
 import torch
 
-from jepa_lab import claims, diagnostics, ecg_explain, ecg_features, ecg_world, figures, masks, records
-from jepa_lab.explorers import ecg as explorer
-from jepa_lab.papers import ecg_jepa as paper
+from jepa_lab import claims, diagnostics, figures, masks, records
+from jepa_lab.papers.ecg_jepa import explain as ecg_explain
+from jepa_lab.papers.ecg_jepa import explorer, paper
+from jepa_lab.papers.ecg_jepa import hand_features as ecg_features
+from jepa_lab.papers.ecg_jepa import world as ecg_world
 
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 cfg = paper.preset(preset, **overrides)
@@ -66,8 +68,10 @@ print(ecg_world.described(world))
 # %% [markdown]
 # ## The idea
 #
-# A heart repeats itself, so an electrocardiogram can be guessed from a part of it: see two seconds, and you know roughly what the other eight look
-# like. Roughly: where the next beat falls can't be known to the millisecond, and the noise of the electrodes not at all. ECG-JEPA therefore predicts
+# A heart repeats itself, so an electrocardiogram can be guessed from a part of it: see two seconds, and you know
+# roughly what the other eight look
+# like. Roughly: where the next beat falls can't be known to the millisecond, and the noise of the electrodes not at
+# all. ECG-JEPA therefore predicts
 # what a {term}`target encoder` *makes* of the hidden time and not its voltage:
 #
 # $$
@@ -75,16 +79,24 @@ print(ecg_world.described(world))
 # \qquad \bar\theta \leftarrow m\,\bar\theta + (1-m)\,\theta
 # $$ (eq-ecg)
 #
-# One {term}`token` is a short stretch of *all* leads. $C$ is the visible part of the record (`context_idx`), $H$ all of the rest (`target_idx`): every
-# hidden token is a target, in one pass of the {term}`predictor` $g$. $f$ is `encoder`, $\bar f$ is `target_encoder`, $m$ is `ema_decay`. The norm is averaged over the width.
-# About 80 % of the record are hidden, in a few long stretches. **Move the slider**: what the encoder is left with under the masks that this page trains with.
+# One {term}`token` is a short stretch of *all* leads. $C$ is the visible part of the record (`context_idx`), $H$ all of
+# the rest (`target_idx`): every
+# hidden token is a target, in one pass of the {term}`predictor` $g$. $f$ is `encoder`, $\bar f$ is `target_encoder`,
+# $m$ is `ema_decay`. The norm is averaged over the width.
+# About 80 % of the record are hidden, in a few long stretches. **Move the slider**: what the encoder is left with under
+# the masks that this page trains with.
 
 # %% tags=["hide-input"]
 example, rate, tokens = world.test.signals[0].float().cpu(), world.test.rate, world.grid[0]
 reference, switches = f"{paper.hidden(1 - cfg.keep)}, {paper.stretches(cfg.num_blocks)}", paper.switches(cfg, world)
-seen_by = {reference: paper.arms(cfg, world)["ECG-JEPA"], **{name: arm for name, arm in switches.items() if "EMA" not in name}}
+seen_by = {
+    reference: paper.arms(cfg, world)["ECG-JEPA"],
+    **{name: arm for name, arm in switches.items() if "EMA" not in name},
+}
 drawn = {name: arm.sampler(1, torch.Generator(device).manual_seed(1)) for name, arm in seen_by.items()}
-pictures = [(name, explorer.twelve_leads(example, rate, seen.target_idx[0, 0].tolist(), tokens)) for name, seen in drawn.items()]
+pictures = [
+    (name, explorer.twelve_leads(example, rate, seen.target_idx[0, 0].tolist(), tokens)) for name, seen in drawn.items()
+]
 most = max(len(picture.layout.shapes) for _, picture in pictures)
 for _, picture in pictures:  # a slider's step replaces shapes one by one, so all need as many: empty ones at the end
     for _ in range(most - len(picture.layout.shapes)):
@@ -112,19 +124,28 @@ print("prediction [B, 1, K, D]", tuple(pred.shape))
 print("loss", paper.objective(model, batch, seen).item())
 
 # %% [markdown]
-# Three details. The encoder carries one *register*, a learned token without a place in time; pre-training asks nothing of it, fine-tuning reads it. The targets are
-# the target encoder's output after its own last LayerNorm, and nothing else normalises them. And the {term}`EMA` must start fast here: with hundreds of steps instead
+# Three details. The encoder carries one *register*, a learned token without a place in time; pre-training asks nothing
+# of it, fine-tuning reads it. The targets are
+# the target encoder's output after its own last LayerNorm, and nothing else normalises them. And the {term}`EMA` must
+# start fast here: with hundreds of steps instead
 # of the paper's 100,000 a decay of 0.998 would hardly let the targets move, so ours starts at 0.99.
 #
-# Where this code differs from the authors': theirs updates the EMA at the beginning of a step instead of at its end, so targets lag by one more step; it has no biases at all, does not clip gradients, and takes 1e-6 for AdamW's epsilon;
-# and it draws the visible share anew for every batch, between 15 and 25 %, with stretches of random length whose number is drawn, too. Here share and number are fixed, so that every batch has one shape. Labels: theirs train 5,000 to 10,000 steps of 128 records with a look at the validation records every 100. Without the biases the
+# Where this code differs from the authors': theirs updates the EMA at the beginning of a step instead of at its end, so
+# targets lag by one more step; it has no biases at all, does not clip gradients, and takes 1e-6 for AdamW's epsilon;
+# and it draws the visible share anew for every batch, between 15 and 25 %, with stretches of random length whose number
+# is drawn, too. Here share and number are fixed, so that every batch has one shape. Labels: theirs train 5,000 to
+# 10,000 steps of 128 records with a look at the validation records every 100. Without the biases the
 # `paper` preset has exactly as many weights as the authors report for ViT-S, 14.28 million; ours add 0.03 million.
 #
 # ## Experiment
 #
-# Three ways to pre-train the same encoder for the same number of steps: ECG-JEPA; a masked auto-encoder {cite}`he2022mae`, which predicts the hidden signal from the same tokens; and SimCLR {cite}`chen2020simclr`, which pulls
-# two augmented stretches of a record together. All see all training records without labels, and of all three the EMA copy of the encoder is probed, which the two rivals do not train with. Then the encoders are frozen, and
-# logistic regression on the mean and deviation of their tokens learns the diagnoses from a known share of the same records' labels. Validation records, of other patients, are for choosing; test
+# Three ways to pre-train the same encoder for the same number of steps: ECG-JEPA; a masked auto-encoder
+# {cite}`he2022mae`, which predicts the hidden signal from the same tokens; and SimCLR {cite}`chen2020simclr`, which
+# pulls
+# two augmented stretches of a record together. All see all training records without labels, and of all three the EMA
+# copy of the encoder is probed, which the two rivals do not train with. Then the encoders are frozen, and
+# logistic regression on the mean and deviation of their tokens learns the diagnoses from a known share of the same
+# records' labels. Validation records, of other patients, are for choosing; test
 # records, of others again, are scored once. The score is the {term}`macro-AUC`.
 
 # %%
@@ -142,27 +163,39 @@ for name, arm in arms.items():
 # %% tags=["hide-input"]
 figures.arms("ECG-JEPA", "no EMA, no stop-gradient", *found)
 known_to = {name: [s for s in known if len(known[s]) <= len(features["labelled"])] for name, features in found.items()}
-probed = {name: {s: ecg_world.score(world, found[name], known[s], seed) for s in shares} for name, shares in known_to.items()}
+probed = {
+    name: {s: ecg_world.score(world, found[name], known[s], seed) for s in shares} for name, shares in known_to.items()
+}
 print(f"macro-AUC, points{'':10s}" + "".join(f"{f'{share:.0%} of labels':>16s}" for share in known))
 for name, row in probed.items():
-    print(f"{name:27s}" + "".join(f"{100 * r.test.value:10.1f} ±{50 * (r.test.high - r.test.low):4.1f}" for r in row.values()))
+    print(
+        f"{name:27s}"
+        + "".join(f"{100 * r.test.value:10.1f} ±{50 * (r.test.high - r.test.low):4.1f}" for r in row.values())
+    )
     for share, r in row.items():
         run.value(f"probe {share:.0%}: {name}", 100 * r.test.value)
 
 # %% [markdown]
-# Behind ± stands half of the 95 % interval of this one run, bootstrapped over test patients; the intervals of the verdicts below are over seeds of training and of
-# the choice of labels, on the same records: they say nothing of other patients. Three of the rows need no training at all.
-# *Lead statistics* are each lead's deviation, mean, largest and smallest value. *Spectrum and rhythm* adds the power in six bands and the statistics of the intervals between beats. *Average beat and rhythm* also lays all beats of a
+# Behind ± stands half of the 95 % interval of this one run, bootstrapped over test patients; the intervals of the
+# verdicts below are over seeds of training and of
+# the choice of labels, on the same records: they say nothing of other patients. Three of the rows need no training at
+# all.
+# *Lead statistics* are each lead's deviation, mean, largest and smallest value. *Spectrum and rhythm* adds the power in
+# six bands and the statistics of the intervals between beats. *Average beat and rhythm* also lays all beats of a
 # record over each other: it knows what a cardiologist looks at, and these diagnoses were simulated to be just that.
 #
 # ### Is it collapsing, and does more training help?
 #
-# The loss, what it cannot tell, and the probe at several steps of the same run. Watch the loss when the features get better: targets that say more are harder to predict.
+# The loss, what it cannot tell, and the probe at several steps of the same run. Watch the loss when the features get
+# better: targets that say more are harder to predict.
 
 # %% tags=["hide-input"]
 jepa = runs["ECG-JEPA"]
 encoders = {**looks, jepa.step: jepa.model.target_encoder}
-curve = {step: ecg_world.score(world, ecg_world.features(world, ecg_world.encoded(e, world), tenth), tenth, seed) for step, e in encoders.items()}
+curve = {
+    step: ecg_world.score(world, ecg_world.features(world, ecg_world.encoded(e, world), tenth), tenth, seed)
+    for step, e in encoders.items()
+}
 probe = {"macro-AUC with 10 % of the labels": (list(curve), [100 * r.test.value for r in curve.values()])}
 shown = ("loss", "feature_std", "rankme", "lidar", "cosine_to_mean")
 panel = probe | {metric: (jepa.history["step"], jepa.history[metric]) for metric in shown}
@@ -173,13 +206,18 @@ figures.collapse_panel({"ECG-JEPA": panel}, "Probe, loss and collapse panel")
 # %% tags=["hide-input"]
 best, early = (max(steps, key=lambda step: curve[step].validation) for steps in (curve, looks))
 last, bottom = {metric: values[-1] for metric, values in jepa.history.items()}, paper.lowest(jepa.history)
-print(f"alarm: {diagnostics.collapsed(last) or 'none'}; best encoder on validation records: step {best} of {jepa.step}, before the end: step {early}; loss lowest at step {bottom:.0f}")
+print(
+    f"alarm: {diagnostics.collapsed(last) or 'none'}; best encoder on validation records: step {best} of {jepa.step}, before the end: step {early}; loss lowest at step {bottom:.0f}"
+)
 
 # %% [markdown]
 # ### What is predictable?
 #
-# Test records with one diagnosis each, and beside each of them the one that is nearest in latent space, of all test records; the list of neighbours in the viewer ranks the records shown. **Choose a record and what is hidden**: the strip under the traces says how far the prediction is from the target encoder's latent, as a share of what
-# the mean latent of that position would miss. 0 is perfect, 1 no better than not looking. Then choose a diagnosis: its *saliency* is what the probe's logit loses when the encoder does not see that moment and its two neighbours.
+# Test records with one diagnosis each, and beside each of them the one that is nearest in latent space, of all test
+# records; the list of neighbours in the viewer ranks the records shown. **Choose a record and what is hidden**: the
+# strip under the traces says how far the prediction is from the target encoder's latent, as a share of what
+# the mean latent of that position would miss. 0 is perfect, 1 no better than not looking. Then choose a diagnosis: its
+# *saliency* is what the probe's logit loses when the encoder does not see that moment and its two neighbours.
 
 # %% tags=["hide-input"]
 reader = ecg_explain.reader(jepa.model, world, everyone[:1000], seed)
@@ -197,8 +235,11 @@ explorer.viewer(shown_records, "What ECG-JEPA makes of a record", caption)
 #
 # ### Few labels
 #
-# Now all weights are trained on labels, on random 2.5 s crops, once from the pre-trained encoder and once from scratch; both have the same head (one linear map of the register), the same steps and rate, and both keep
-# the best of three looks at the validation records. Test records are scored by the mean logit of 2.5 s crops that begin every second (the authors: every 1.25 s, which is no whole number of our tokens). Crops carry their true positions, as the visible stretches of pre-training did; the authors' carry those of the record's beginning.
+# Now all weights are trained on labels, on random 2.5 s crops, once from the pre-trained encoder and once from scratch;
+# both have the same head (one linear map of the register), the same steps and rate, and both keep
+# the best of three looks at the validation records. Test records are scored by the mean logit of 2.5 s crops that begin
+# every second (the authors: every 1.25 s, which is no whole number of our tokens). Crops carry their true positions, as
+# the visible stretches of pre-training did; the authors' carry those of the record's beginning.
 
 # %%
 fresh, pretrained = ecg_world.model(cfg, world.grid, seed).target_encoder, jepa.model.target_encoder
@@ -212,21 +253,32 @@ for share, idx in known.items():
 study = [r for r in records.load(paper.CHAPTER, preset="laptop") if r["config"].get("data") == cfg.data]
 history = lambda kind, arm: [r["values"][f"{kind}: {arm}"] for r in study if f"{kind}: {arm}" in r["values"]]
 labels = [len(idx) for idx in known.values()]
-lines = {name: (labels, [100 * tuned[name, share].test.value for share in known]) for name in ("from scratch", "from ECG-JEPA")}
+lines = {
+    name: (labels, [100 * tuned[name, share].test.value for share in known])
+    for name in ("from scratch", "from ECG-JEPA")
+}
 lines["frozen ECG-JEPA, logistic probe"] = labels, [100 * r.test.value for r in probed["ECG-JEPA"].values()]
 figures.curves(lines, "labelled records", "macro-AUC, points", "Few labels, today's run").update_xaxes(type="log")
 
 # %% [markdown]
 # ### Four ways to use the labels, three ways to pool
 #
-# With all labels: a frozen encoder with the paper's *linear* head, in truth one layer of attention over register and tokens; fine-tuning; and two stages, which go on from the linear head with all weights at a lower rate. And logistic probes, with 10 % of the labels,
+# With all labels: a frozen encoder with the paper's *linear* head, in truth one layer of attention over register and
+# tokens; fine-tuning; and two stages, which go on from the linear head with all weights at a lower rate. And logistic
+# probes, with 10 % of the labels,
 # of the register alone, of the mean of the tokens, and of mean and deviation.
 
 # %% tags=["hide-input"]
 start = paper.classifier(cfg, world, pretrained, seed, attentive=True)
 attentive, linear = paper.learn(cfg, world, start, everyone, seed, "head")
-ways = {"attentive head, frozen": linear, "fine-tuned": tuned["from ECG-JEPA", 1.0], "two stages": paper.learn(cfg, world, attentive, everyone, seed, "second")[1]}
-ways |= {f"{name}, 10 % of the labels": result for name, result in ecg_world.pooling(world, pretrained, tenth, seed).items()}
+ways = {
+    "attentive head, frozen": linear,
+    "fine-tuned": tuned["from ECG-JEPA", 1.0],
+    "two stages": paper.learn(cfg, world, attentive, everyone, seed, "second")[1],
+}
+ways |= {
+    f"{name}, 10 % of the labels": result for name, result in ecg_world.pooling(world, pretrained, tenth, seed).items()
+}
 for name, result in ways.items():
     run.value(f"way: {name}", 100 * result.test.value)
     print(f"{name:40s} {100 * result.test.value:5.1f} ±{50 * (result.test.high - result.test.low):4.1f}")
@@ -234,7 +286,8 @@ for name, result in ways.items():
 # %% [markdown]
 # ## What breaks it
 #
-# Runs of as many steps as the first, each of which differs from it in one respect: how much is hidden, in how many stretches, whether the target encoder follows slowly and without gradients. The same probe with 10 % of the labels.
+# Runs of as many steps as the first, each of which differs from it in one respect: how much is hidden, in how many
+# stretches, whether the target encoder follows slowly and without gradients. The same probe with 10 % of the labels.
 
 # %%
 changed, breaks, states = {}, {reference: probed["ECG-JEPA"][0.1]}, {reference: last}
@@ -242,7 +295,10 @@ for name, arm in switches.items():
     print(f"training {name}", flush=True)
     changed[name] = ecg_world.train_arm(cfg, world, arm, seed)
     frozen = ecg_world.features(world, ecg_world.encoded(changed[name].model.target_encoder, world), tenth)
-    breaks[name], states[name] = ecg_world.score(world, frozen, tenth, seed), {metric: values[-1] for metric, values in changed[name].history.items()}
+    breaks[name], states[name] = (
+        ecg_world.score(world, frozen, tenth, seed),
+        {metric: values[-1] for metric, values in changed[name].history.items()},
+    )
 
 # %% tags=["hide-input"]
 untrained = probed["random initialisation"][0.1]
@@ -254,41 +310,71 @@ for name, result in breaks.items():
 print(f"{'random initialisation':28s} {100 * (breaks[reference].test.value - untrained.test.value):6.1f}")
 
 # %% [markdown]
-# A negative cost means that the change helped at this scale. Do not read the score of a collapsed run alone: the probe rescales every feature to unit variance and so reads even a signal that has all but vanished.
+# A negative cost means that the change helped at this scale. Do not read the score of a collapsed run alone: the probe
+# rescales every feature to unit variance and so reads even a signal that has all but vanished.
 #
 # ## Result
 #
-# Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw. The paper's numbers are of real records and much larger models; they stand in the tables below and not on these axes.
+# Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw.
+# The paper's numbers are of real records and much larger models; they stand in the tables below and not on these axes.
 
 # %% tags=["hide-input"]
 today = {name: 100 * row[0.1].test.value for name, row in probed.items()}
-figures.claim_figure({name: history("probe 10%", name) for name in today}, today, "macro-AUC with 10 % of the labels, points", title="Frozen encoders and controls")
+figures.claim_figure(
+    {name: history("probe 10%", name) for name in today},
+    today,
+    "macro-AUC with 10 % of the labels, points",
+    title="Frozen encoders and controls",
+)
 
 # %% tags=["hide-input"]
 today = {f"{name}, {share:.0%}": 100 * result.test.value for (name, share), result in tuned.items()}
 past = {f"{name}, {share:.0%}": history(f"tuned {share:.0%}", name) for name, share in tuned}
-figures.claim_figure(past, today, "macro-AUC after labelled training, points", title="All weights trained, by share of the labels")
+figures.claim_figure(
+    past, today, "macro-AUC after labelled training, points", title="All weights trained, by share of the labels"
+)
 
 # %% tags=["hide-input"]
-today = {"random initialisation": 100 * untrained.test.value, **{name: 100 * result.test.value for name, result in breaks.items()}}
+today = {
+    "random initialisation": 100 * untrained.test.value,
+    **{name: 100 * result.test.value for name, result in breaks.items()},
+}
 past = {name: history("switch", name) or history("probe 10%", name) for name in today}
-figures.claim_figure(past, today, "macro-AUC with 10 % of the labels, points", title="How much is hidden, in how many stretches, and what holds it together")
+figures.claim_figure(
+    past,
+    today,
+    "macro-AUC with 10 % of the labels, points",
+    title="How much is hidden, in how many stretches, and what holds it together",
+)
 
 # %% tags=["hide-input"]
 tenths = {name: row[0.1] for name, row in probed.items()}
 hand_made = max(ecg_features.SETS, key=lambda name: tenths[name].validation)
-against = {"beats-random": "random initialisation", "beats-statistics": "lead statistics", "beats-hand-made": hand_made,
-           "beats-simclr": "SimCLR", "beats-auto-encoder": "masked auto-encoder"}
+against = {
+    "beats-random": "random initialisation",
+    "beats-statistics": "lead statistics",
+    "beats-hand-made": hand_made,
+    "beats-simclr": "SimCLR",
+    "beats-auto-encoder": "masked auto-encoder",
+}
 for claim, control in against.items():
     run.claim(claim, value=100 * tenths["ECG-JEPA"].test.value, baseline=100 * tenths[control].test.value)
 score = {key: 100 * result.test.value for key, result in tuned.items()}
 gain = {share: score["from ECG-JEPA", share] - score["from scratch", share] for share in known}
 for share in (0.01, 0.05, 0.1):
-    run.claim(f"few-labels-{share:.0%}".rstrip("%"), value=score["from ECG-JEPA", share], baseline=score["from scratch", share])
+    run.claim(
+        f"few-labels-{share:.0%}".rstrip("%"),
+        value=score["from ECG-JEPA", share],
+        baseline=score["from scratch", share],
+    )
 run.claim("gain-shrinks", value=gain[0.01], baseline=gain[1.0])
 
 # %% tags=["hide-input"]
-others = {"hide-80": map(paper.hidden, (1 - keep for keep in cfg.sweep_keep)), "stretches": map(paper.stretches, cfg.sweep_blocks), "blocks-beat-scattered": ["scattered tokens"]}
+others = {
+    "hide-80": map(paper.hidden, (1 - keep for keep in cfg.sweep_keep)),
+    "stretches": map(paper.stretches, cfg.sweep_blocks),
+    "blocks-beat-scattered": ["scattered tokens"],
+}
 for claim, names in others.items():
     other = max(names, key=lambda name: breaks[name].validation)
     run.claim(claim, value=100 * breaks[reference].test.value, baseline=100 * breaks[other].test.value)
@@ -296,16 +382,21 @@ for claim, names in others.items():
 run.claim("peaks-early", value=100 * curve[early].test.value, baseline=100 * curve[jepa.step].test.value)
 run.claim("peaks-before-loss", value=100 * best / jepa.step, baseline=100 * bottom / jepa.step)
 rival = tenths["masked auto-encoder"].test.value - tenths["random initialisation"].test.value
-print(f"strongest hand-made features on validation records: {hand_made}; the masked auto-encoder is {100 * rival:+.1f} points from random initialisation")
+print(
+    f"strongest hand-made features on validation records: {hand_made}; the masked auto-encoder is {100 * rival:+.1f} points from random initialisation"
+)
 
 # %% [markdown]
 # ## Paper says, we measured, differs because
 
 # %% tags=["hide-input"]
-figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds, in points of macro-AUC; positive is as claimed")
+figures.verdict_table(
+    claims.table(paper.CLAIMS, study), "Gains over the study's seeds, in points of macro-AUC; positive is as claimed"
+)
 
 # %% [markdown]
-# What the authors report on PTB-XL, real records, all 71 statements, macro-AUC (from the repository that belongs to the paper; the last digits' spread in brackets):
+# What the authors report on PTB-XL, real records, all 71 statements, macro-AUC (from the repository that belongs to the
+# paper; the last digits' spread in brackets):
 #
 # | model | pre-trained on | all weights trained | linear head |
 # |---|---|---|---|
@@ -317,7 +408,9 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 # | xresnet1d50 | SimCLR / BYOL | .927 / .929 | .883 / .878 |
 # | CPC | CinC 2020 | .942 | .927 |
 #
-# The other label sets of PTB-XL, as told in third-party notes on the paper: diagnostic .951, sub-class .941, super-class .928, form .911, rhythm .968, against .937, .930, .930, .899 and .957 for the best residual network from scratch.
+# The other label sets of PTB-XL, as told in third-party notes on the paper: diagnostic .951, sub-class .941,
+# super-class .928, form .911, rhythm .968, against .937, .930, .930, .899 and .957 for the best residual network from
+# scratch.
 #
 # Why ours can differ; these are explanations to test, not results:
 #
@@ -332,24 +425,36 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's
 # | stretches beat scattered tokens | With four of twenty tokens visible, scattered masks hide long stretches, too; what differs is whether the visible half-seconds lie together or apart. |
 # | the probe peaks before the end, and before the loss is lowest | The paper's early best encoder has seen 1,800 times as many records (10,000 steps of 2,048) as the whole run here (720 of 16). Here the loss falls while latents are poor and easy to predict, and rises when the targets begin to say more. |
 #
-# **Tuning.** Token length, batch size, EMA and number of steps were chosen for ECG-JEPA on pilot seeds that are not in the study, by validation records. Learning rates: three were tried for each rival (1e-3, 2e-3 and 5e-3, of which the last did best for both), two for ECG-JEPA (2e-3 and 3e-3, of which the first did better);
-# the rate of labelled training was chosen by what both starts reached together, its steps by what a page of five minutes allows: twice as many still helped both. SimCLR's augmentations and temperature were not tuned.
+# **Tuning.** Token length, batch size, EMA and number of steps were chosen for ECG-JEPA on pilot seeds that are not in
+# the study, by validation records. Learning rates: three were tried for each rival (1e-3, 2e-3 and 5e-3, of which the
+# last did best for both), two for ECG-JEPA (2e-3 and 3e-3, of which the first did better);
+# the rate of labelled training was chosen by what both starts reached together, its steps by what a page of five
+# minutes allows: twice as many still helped both. SimCLR's augmentations and temperature were not tuned.
 #
-# **Changed since an earlier study of this page**, which had 1,200 steps of 32 records, 300 steps for the sweep, and labelled training of 150 steps: the sweep's arms now train as long as the first run, the rivals at rates of their own; the claim on early stopping compares the best encoder from *before* the end with the last one, where it could compare the last with itself,
-# and the claim that the loss falls on from there became one on which comes first. "The gain shrinks" has the words again that it had before that study. The whole run now sees less than a third of the records that it saw then, to leave time for the sweep: the encoder beat random initialisation by 5.5 points there and does by 2.7 here.
+# **Changed since an earlier study of this page**, which had 1,200 steps of 32 records, 300 steps for the sweep, and
+# labelled training of 150 steps: the sweep's arms now train as long as the first run, the rivals at rates of their own;
+# the claim on early stopping compares the best encoder from *before* the end with the last one, where it could compare
+# the last with itself,
+# and the claim that the loss falls on from there became one on which comes first. "The gain shrinks" has the words
+# again that it had before that study. The whole run now sees less than a third of the records that it saw then, to
+# leave time for the sweep: the encoder beat random initialisation by 5.5 points there and does by 2.7 here.
 #
 # ## Exercises
 #
-# **1.** Twelve leads, how many directions? Take the singular values of a record's leads and say why four of them vanish.
+# **1.** Twelve leads, how many directions? Take the singular values of a record's leads and say why four of them
+# vanish.
 
 # %% tags=["solution", "hide-cell"]
 spread = torch.linalg.svdvals(example.double() - example.double().mean(1, keepdim=True))
 print("singular values:", [round(float(s / spread[0]), 4) for s in spread])
 einthoven = example[1] - example[0] - example[2]
-print(f"II - I - III is at most {float(einthoven.abs().max()):.4f} mV: III, aVR, aVL and aVF are made from I and II, so the rank is 8.")
+print(
+    f"II - I - III is at most {float(einthoven.abs().max()):.4f} mV: III, aVR, aVL and aVF are made from I and II, so the rank is 8."
+)
 
 # %% [markdown]
-# **2.** The sampler fixes the number of stretches, but two of them may touch. How many separate ones hide the record on average?
+# **2.** The sampler fixes the number of stretches, but two of them may touch. How many separate ones hide the record on
+# average?
 
 # %% tags=["solution", "hide-cell"]
 many = ecg_world.time_blocks(cfg, world.grid)(4000, torch.Generator().manual_seed(1))
@@ -367,7 +472,11 @@ with torch.no_grad():
     target = trained.target_encoder(patches).take_along_dim(seen.target_idx[:, 0, :, None], dim=1)
     own = trained.predictor(trained.encoder(patches, seen.context_idx), seen)[:, 0]
     other_one = trained.predictor(trained.encoder(patches.roll(1, dims=0), swapped.context_idx), swapped)[:, 0]
-for name, guess in (("its own context", own), ("another patient's", other_one), ("the mean target", target.mean(0, keepdim=True))):
+for name, guess in (
+    ("its own context", own),
+    ("another patient's", other_one),
+    ("the mean target", target.mean(0, keepdim=True)),
+):
     print(f"{name:20s} loss {float((guess - target).abs().mean()):.4f}")
 
 # %% [markdown]
@@ -393,4 +502,6 @@ for name, guess in (("its own context", own), ("another patient's", other_one), 
 # %% tags=["hide-input"]
 path = run.save()
 saved = run.record
-print(f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, torch {saved['versions']['torch']}, {saved['device']}")
+print(
+    f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, torch {saved['versions']['torch']}, {saved['device']}"
+)

@@ -29,7 +29,8 @@
 # | **Time** | under 3 minutes on one laptop core; preset `gpu` (256 seeds at once) on one GPU: not timed yet |
 #
 # The full text of the paper was not at hand when this page was written. Its equations were derived again and are tested
-# here; equation and theorem numbers are second hand, and so is what its figures show. The grids of its figures could not
+# here; equation and theorem numbers are second hand, and so is what its figures show. The grids of its figures could
+# not
 # be read: **all grids below are our proposals.**
 # :::
 
@@ -51,12 +52,10 @@ overrides = {}
 import torch
 
 from jepa_lab import claims, diagnostics, figures, records
-from jepa_lab import linear_nets as nets
-from jepa_lab import linear_theory as theory
 from jepa_lab.data import images
-from jepa_lab.explorers import phase
-from jepa_lab.linear_data import Views
-from jepa_lab.papers import implicit_bias as paper
+from jepa_lab.papers.implicit_bias import explorer as phase
+from jepa_lab.papers.implicit_bias import nets, paper, theory
+from jepa_lab.papers.implicit_bias.pairs import Views
 
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 cfg = paper.preset(preset, **overrides)
@@ -77,7 +76,8 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # $$
 #
 # SG is the {term}`stop-gradient`; the target encoder is the encoder itself. Suppose $x$ and $y$ are uncorrelated across
-# directions, so that direction $i$ is described by two numbers: its covariance $\lambda_i = \operatorname{cov}(y_i, x_i)$,
+# directions, so that direction $i$ is described by two numbers: its covariance $\lambda_i = \operatorname{cov}(y_i,
+# x_i)$,
 # and its regression coefficient $\rho_i = \lambda_i / \operatorname{var}(x_i)$. A strong but noisy feature has a large
 # $\lambda$ and a small $\rho$; a quiet, predictable one the opposite. From a small balanced start every direction
 # then learns alone, and its end-to-end gain $\bar w$ obeys (`linear_theory.velocity`; the paper's eqs. 7 and 8)
@@ -92,22 +92,26 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # with fixed points $\bar w^* = \rho^L$ and $\rho^{L/(L+1)}$. Time $\tau$ is $L$ times the plain gradient-flow time. The
 # *critical time* $t^*$ of a feature is the moment its gain reaches half of its fixed point.
 #
-# **Try it.** A is strong and noisy, B is weak and clean. With three layers both networks take A first. Add layers one at a
-# time and watch JEPA change its mind, while MAE never does. Then make $\varepsilon$, the initial gain, smaller. Drag the
+# **Try it.** A is strong and noisy, B is weak and clean. With three layers both networks take A first. Add layers one
+# at a
+# time and watch JEPA change its mind, while MAE never does. Then make $\varepsilon$, the initial gain, smaller. Drag
+# the
 # dots, or type into the table.
 
 # %% tags=["hide-input"]
 phase.phase_explorer()
 
 # %% [markdown]
-# What to take away: the order by $\lambda$ is common to both, and it is the leading effect. The preference for $\rho$ is
+# What to take away: the order by $\lambda$ is common to both, and it is the leading effect. The preference for $\rho$
+# is
 # JEPA's own, it grows with depth, and it needs $\varepsilon^{1/L}$ not to be tiny. When $\varepsilon$ is not even below
 # half of a fixed point, the feature "is learned" before training starts and its time means nothing; the explorer
 # then says so.
 #
 # ## Smallest code
 #
-# Features in, critical times out, by quadrature: each direction's equation is separable, $t^* = \int d\bar w / f(\bar w)$,
+# Features in, critical times out, by quadrature: each direction's equation is separable, $t^* = \int d\bar w / f(\bar
+# w)$,
 # so no time stepping is involved. Then the same features as matrices, two depths and three seeds in one tensor.
 
 # %%
@@ -115,9 +119,18 @@ lam, rho = paper.features(paper.EQUAL_LAM)
 print("lam", tuple(lam.shape), "rho", rho.tolist())
 print("t* JEPA", theory.critical_time("jepa", lam, rho, depth=3, eps=1e-2))
 print("t* MAE ", theory.critical_time("mae", lam, rho, depth=3, eps=1e-2))
-small = nets.simulate("jepa", lam, rho, (1, 2), paper.generator_of(seed, "demo"),
-                      eps=0.05, fraction=0.5, step_fraction=0.1, num_seeds=3,
-                      num_records=100)
+small = nets.simulate(
+    "jepa",
+    lam,
+    rho,
+    (1, 2),
+    paper.generator_of(seed, "demo"),
+    eps=0.05,
+    fraction=0.5,
+    step_fraction=0.1,
+    num_seeds=3,
+    num_records=100,
+)
 print("progress [T, L, S, D]", tuple(small.progress.shape))
 print("critical [L, S, D]", tuple(small.critical.shape))
 print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape))
@@ -135,7 +148,8 @@ print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape)
 #
 # The two objectives differ in that one
 # letter. The stop-gradient is nothing but leaving $T$ out of the differentiation. And because only the moments
-# $S_{xx} = \mathbb E[xx^\top]$ and $S_{yx} = \mathbb E[yx^\top]$ appear, hundreds of networks fit into one batched product.
+# $S_{xx} = \mathbb E[xx^\top]$ and $S_{yx} = \mathbb E[yx^\top]$ appear, hundreds of networks fit into one batched
+# product.
 
 # %%
 bench = nets.bench_ensemble()
@@ -148,7 +162,8 @@ print(f"{bench['ratio']:.0f} times less; the weights differ by {gap:.0e}")
 # %% [markdown]
 # ## Does the simulation obey the theory?
 #
-# Balanced layers with random orthogonal factors, gradient descent at three step sizes, ten seeds each. If the theory holds,
+# Balanced layers with random orthogonal factors, gradient descent at three step sizes, ten seeds each. If the theory
+# holds,
 # what remains is the error of the Euler step, and that must halve when the step does.
 
 # %%
@@ -157,31 +172,52 @@ flow.put(run)
 
 # %% tags=["hide-input"]
 steps = [multiple * cfg.step_fraction for multiple in (4, 2, 1)]
-lines = {f"{o.upper()}, depth {L}": (steps, flow.data["errors"][o][:, i].tolist())
-         for o in paper.OBJECTIVES for i, L in enumerate(cfg.depths)}
+lines = {
+    f"{o.upper()}, depth {L}": (steps, flow.data["errors"][o][:, i].tolist())
+    for o in paper.OBJECTIVES
+    for i, L in enumerate(cfg.depths)
+}
 worst = max(max(y) for _, y in lines.values())
-fig = figures.curves(lines, "step size × fastest rate", "largest |simulation − ODE|", "The error is the step's own",
-                     description=f"Error against step size for each objective and depth on logarithmic axes; all lines fall with slope 1 from at most {worst:.2g}.")
+fig = figures.curves(
+    lines,
+    "step size × fastest rate",
+    "largest |simulation − ODE|",
+    "The error is the step's own",
+    description=f"Error against step size for each objective and depth on logarithmic axes; all lines fall with slope 1 from at most {worst:.2g}.",
+)
 fig.update_xaxes(type="log", tickvals=steps).update_yaxes(type="log", dtick="D2")
 
 # %% tags=["hide-input"]
 sim, ode = flow.data["curves"]["jepa"]
 last, shown = len(cfg.depths) - 1, range(0, len(sim.times), max(1, len(sim.times) // 60))
 tau = (cfg.depths[last] * sim.times[:, last]).tolist()
-fig = figures.curves({f"rho = {r:.2f}": (tau, ode[:, last, i].tolist()) for i, r in enumerate(rho.tolist())}, "time τ",
-                     "share of the fixed point", f"JEPA, depth {cfg.depths[last]}, equal lam: lines are theory, dots the matrices of one seed",
-                     description="Four learning curves at equal lam; larger rho rises earlier; simulated dots lie on the theoretical lines.")
+fig = figures.curves(
+    {f"rho = {r:.2f}": (tau, ode[:, last, i].tolist()) for i, r in enumerate(rho.tolist())},
+    "time τ",
+    "share of the fixed point",
+    f"JEPA, depth {cfg.depths[last]}, equal lam: lines are theory, dots the matrices of one seed",
+    description="Four learning curves at equal lam; larger rho rises earlier; simulated dots lie on the theoretical lines.",
+)
 for i in range(len(rho)):
-    fig.add_scatter(x=[tau[t] for t in shown], y=[float(sim.progress[t, last, 0, i]) for t in shown], mode="markers", showlegend=False,
-                    marker=dict(color=figures.colour(f"rho = {float(rho[i]):.2f}"), size=6, symbol="circle-open"), name=f"simulated, rho = {float(rho[i]):.2f}")
+    fig.add_scatter(
+        x=[tau[t] for t in shown],
+        y=[float(sim.progress[t, last, 0, i]) for t in shown],
+        mode="markers",
+        showlegend=False,
+        marker=dict(color=figures.colour(f"rho = {float(rho[i]):.2f}"), size=6, symbol="circle-open"),
+        name=f"simulated, rho = {float(rho[i]):.2f}",
+    )
 fig
 
 # %% [markdown]
 # ## Equal strength, different noise
 #
-# Now all features have $\lambda = 1$ and only $\rho$ differs, from 0.5 to 0.95. How much later does the noisiest feature come
-# than the cleanest? The lines are exact; the dots add {term}`seeds <seed>` of minibatch SGD with fresh Gaussian batches.
-# (SGD on these losses sees a batch only through its second moments, which for Gaussian data are Wishart distributed. They are drawn
+# Now all features have $\lambda = 1$ and only $\rho$ differs, from 0.5 to 0.95. How much later does the noisiest
+# feature come
+# than the cleanest? The lines are exact; the dots add {term}`seeds <seed>` of minibatch SGD with fresh Gaussian
+# batches.
+# (SGD on these losses sees a batch only through its second moments, which for Gaussian data are Wishart distributed.
+# They are drawn
 # directly, so a batch of 256 costs no more than one sample.)
 
 # %%
@@ -190,24 +226,39 @@ sweep.put(run)
 
 # %% tags=["hide-input"]
 lines = {o.upper(): (cfg.sweep_depths, sweep.data["spread"][o].tolist()) for o in paper.OBJECTIVES}
-words = "; ".join(f"{name} from {y[0]:.2f} at depth 1 to {y[-1]:.2f} at depth {cfg.sweep_depths[-1]}" for name, (_, y) in lines.items())
-fig = figures.curves(lines, "encoder depth L", "t*(ρ = 0.5) / t*(ρ = 0.95)", f"Only JEPA waits longer for noise (exact, ε = {cfg.sweep_eps:g})",
-                     description=f"Ratio of critical times over depth at equal lam: {words}.")
+words = "; ".join(
+    f"{name} from {y[0]:.2f} at depth 1 to {y[-1]:.2f} at depth {cfg.sweep_depths[-1]}"
+    for name, (_, y) in lines.items()
+)
+fig = figures.curves(
+    lines,
+    "encoder depth L",
+    "t*(ρ = 0.5) / t*(ρ = 0.95)",
+    f"Only JEPA waits longer for noise (exact, ε = {cfg.sweep_eps:g})",
+    description=f"Ratio of critical times over depth at equal lam: {words}.",
+)
 for o in paper.OBJECTIVES:
     spread = sweep.data["sgd"][o]
-    fig.add_scatter(x=list(cfg.depths), y=spread.mean(1).tolist(), mode="markers", name=f"{o.upper()}, SGD, ε = {cfg.eps:g}",
-                    error_y=dict(type="data", array=(2.0 * spread.std(1) / spread.shape[1] ** 0.5).tolist()),
-                    marker=dict(color=figures.colour(o.upper()), size=10, symbol="diamond-open"))
+    fig.add_scatter(
+        x=list(cfg.depths),
+        y=spread.mean(1).tolist(),
+        mode="markers",
+        name=f"{o.upper()}, SGD, ε = {cfg.eps:g}",
+        error_y=dict(type="data", array=(2.0 * spread.std(1) / spread.shape[1] ** 0.5).tolist()),
+        marker=dict(color=figures.colour(o.upper()), size=10, symbol="diamond-open"),
+    )
 fig
 
 # %% [markdown]
 # ## The critical-time formula
 #
-# The paper's Theorem 4.5 (second hand) gives JEPA's critical times as a sum, up to a remainder of order $\log\varepsilon$:
+# The paper's Theorem 4.5 (second hand) gives JEPA's critical times as a sum, up to a remainder of order
+# $\log\varepsilon$:
 #
 # $$
 # \begin{aligned}
-# t^*_{\text{JEPA}} &= \frac1\lambda \sum_{n=1}^{2L-1} \frac{L}{n\,\rho^{\,2L-n-1}\,\varepsilon^{n/L}} + \Theta(\log\varepsilon) \\
+# t^*_{\text{JEPA}} &= \frac1\lambda \sum_{n=1}^{2L-1} \frac{L}{n\,\rho^{\,2L-n-1}\,\varepsilon^{n/L}} +
+# \Theta(\log\varepsilon) \\
 # t^*_{\text{MAE}} &= \frac1\lambda\,\frac{L}{(L-1)\,\varepsilon^{(L-1)/L}} + \Theta(1)
 # \end{aligned}
 # $$ (eq-bias-times)
@@ -215,7 +266,8 @@ fig
 # The largest term, $n = 2L-1$, holds no $\rho$. It enters one term later, weaker by $\varepsilon^{1/L}$: at equal
 # $\lambda$ the ratio of two critical times is $1 + \Delta\,\varepsilon^{1/L}$ with
 # $\Delta = \frac{2L-1}{2L-2}\bigl(\frac1\rho - \frac1{\rho'}\bigr)$. That is why a tiny $\varepsilon$ kills the
-# preference at any fixed depth and why depth brings it back. No randomness enters this section: the times are quadratures.
+# preference at any fixed depth and why depth brings it back. No randomness enters this section: the times are
+# quadratures.
 
 # %%
 formula = paper.formula(cfg, device)
@@ -229,18 +281,27 @@ eps = [10.0 ** (-k / 2) for k in range(6, 19)]
 one, low, high = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 0.5, 0.95))
 lines = {}
 for L in (2, 3, 4, 5):
-    ratio = [float(theory.critical_time("jepa", one, low, L, e) / theory.critical_time("jepa", one, high, L, e)) - 1 for e in eps]
+    ratio = [
+        float(theory.critical_time("jepa", one, low, L, e) / theory.critical_time("jepa", one, high, L, e)) - 1
+        for e in eps
+    ]
     lines[f"depth {L}"] = (eps, ratio)
     lines[f"depth {L}, first order"] = (eps, [float(theory.rho_ratio(low, high, L, e)) - 1 for e in eps])
-fig = figures.curves(lines, "ε", "t*(0.5) / t*(0.95) − 1", "The ρ effect falls as ε to the power 1/L",
-                     description="The rho effect against eps on logarithmic axes for depth 2 to 5, exact and to first order: straight lines of slope 1/L that meet as eps goes to 0.")
+fig = figures.curves(
+    lines,
+    "ε",
+    "t*(0.5) / t*(0.95) − 1",
+    "The ρ effect falls as ε to the power 1/L",
+    description="The rho effect against eps on logarithmic axes for depth 2 to 5, exact and to first order: straight lines of slope 1/L that meet as eps goes to 0.",
+)
 fig.update_xaxes(type="log", exponentformat="power", dtick=1).update_yaxes(type="log", exponentformat="power", dtick=1)
 
 # %% [markdown]
 # ## Opposite orders, and where they are not opposite
 #
 # Eight features whose $\lambda$ rises from 0.8 to 1 while $\rho$ falls from 1.2 to 0.6. MAE follows $\lambda$. JEPA
-# follows $\lambda$ when it is shallow and $\rho$ when it is deep. (Two noisy views of one signal give $\rho \le 1$; larger values need a
+# follows $\lambda$ when it is shallow and $\rho$ when it is deep. (Two noisy views of one signal give $\rho \le 1$;
+# larger values need a
 # target of higher variance. The theory doesn't mind.)
 
 # %%
@@ -253,9 +314,12 @@ frames = [(str(L), phase.curves_figure(*family, L, cfg.eps)) for L in (1, 2, 3, 
 figures.with_slider(frames, "encoder depth", title=f"One family of eight features, ε = {cfg.eps:g}")
 
 # %% [markdown]
-# The phase diagram takes the pair of the explorer ($\lambda = 1, \rho = 0.4$ against $\lambda = 0.6, \rho = 0.9$) over depth and
-# $\varepsilon$. Orange: the noisy feature is first. Purple: the clean one. Blank: refused, because $\varepsilon$ is not below
-# half of the smallest fixed point. JEPA's purple corner lies between "deep enough" and "start small enough to mean something";
+# The phase diagram takes the pair of the explorer ($\lambda = 1, \rho = 0.4$ against $\lambda = 0.6, \rho = 0.9$) over
+# depth and
+# $\varepsilon$. Orange: the noisy feature is first. Purple: the clean one. Blank: refused, because $\varepsilon$ is not
+# below
+# half of the smallest fixed point. JEPA's purple corner lies between "deep enough" and "start small enough to mean
+# something";
 # part of the effect there is that the fixed point of a noisy feature, $\rho^L$, itself becomes small.
 
 # %% tags=["hide-input"]
@@ -265,8 +329,10 @@ phase.phase_map(depths, log_eps, paper.phase_diagram(depths, log_eps))
 # %% [markdown]
 # ## The headline: slow clean features against strong noise
 #
-# A linear model of video. A hidden signal moves on by $s_{t+1} = \gamma s_t + \sqrt{1-\gamma^2}\,q\,\xi_t$; a frame is $s$ plus
-# white noise; $x$ is one frame and $y$ the next. Three directions are slow and clean, three carry more variance, nearly all of
+# A linear model of video. A hidden signal moves on by $s_{t+1} = \gamma s_t + \sqrt{1-\gamma^2}\,q\,\xi_t$; a frame is
+# $s$ plus
+# white noise; $x$ is one frame and $y$ the next. Three directions are slow and clean, three carry more variance, nearly
+# all of
 # it noise. A second, static model has two noisy views of one $s$. Both are trained by minibatch SGD.
 
 # %%
@@ -279,17 +345,25 @@ for (model, o), ratio in noisy.data["ratio"].items():
     for i, L in enumerate(cfg.depths):
         run.value(f"{model} {o} depth {L}", float(ratio[i].mean()))
         error = 2 * ratio[i].std() / len(ratio[i]) ** 0.5
-        print(f"{model:8} {o:4} depth {L}: noisy / clean {ratio[i].mean():.3f} "
-              f"± {error:.3f}, theory {noisy.data['predicted'][model, o][i]:.3f}")
+        print(
+            f"{model:8} {o:4} depth {L}: noisy / clean {ratio[i].mean():.3f} "
+            f"± {error:.3f}, theory {noisy.data['predicted'][model, o][i]:.3f}"
+        )
 
 # %% tags=["hide-input"]
-frames = [(str(L), phase.group_figure({o: noisy.data["simulations"]["temporal", o] for o in paper.OBJECTIVES}, L)) for L in cfg.depths]
+frames = [
+    (str(L), phase.group_figure({o: noisy.data["simulations"]["temporal", o] for o in paper.OBJECTIVES}, L))
+    for L in cfg.depths
+]
 figures.with_slider(frames, "encoder depth", title="Temporal model: mean over seeds and their range")
 
 # %% [markdown]
-# **Does it look collapsed?** The {term}`collapse panel` below is computed on codes of 1,000 fresh inputs along one run (depth 2,
-# one seed). In size (feature_std, target variance) a network that starts small looks collapsed at first, and one that collapses
-# ends where this one begins. In rank it does not: a tiny multiple of the identity treats all directions alike. RankMe dips while one
+# **Does it look collapsed?** The {term}`collapse panel` below is computed on codes of 1,000 fresh inputs along one run
+# (depth 2,
+# one seed). In size (feature_std, target variance) a network that starts small looks collapsed at first, and one that
+# collapses
+# ends where this one begins. In rank it does not: a tiny multiple of the identity treats all directions alike. RankMe
+# dips while one
 # group of features is ahead of the other, and for JEPA it ends lower, because its fixed points $\rho^L$ weigh noisy
 # directions less. So a lower rank is no alarm here: it is noise that was left out.
 
@@ -301,26 +375,35 @@ for o in paper.OBJECTIVES:
     when = torch.linspace(0, len(sim.times) - 1, 25).long().tolist()
     found = [diagnostics.panel((x * sim.progress[t, at, 0].cpu() * goal).float()) for t in when]
     share = [float(sim.times[t, at] / sim.times[-1, at]) for t in when]
-    panels[o.upper()] = {metric: (share, [f[metric] for f in found]) for metric in ("feature_std", "rankme", "cosine_to_mean", "target_variance")}
+    panels[o.upper()] = {
+        metric: (share, [f[metric] for f in found])
+        for metric in ("feature_std", "rankme", "cosine_to_mean", "target_variance")
+    }
 fig = figures.collapse_panel(panels, "The collapse panel along training")
 fig.update_xaxes(title=dict(text="share of the training time"), row=2)
 
 # %% [markdown]
-# The study: five runs of this chapter with different seeds, each the mean of ten inner seeds, and today's run on top. The vertical line at 1
+# The study: five runs of this chapter with different seeds, each the mean of ten inner seeds, and today's run on top.
+# The vertical line at 1
 # means "noisy and clean together". The paper gives no number to mark here; the controls are MAE and depth 1.
 
 # %% tags=["hide-input"]
 names = {f"{o.upper()}, depth {L}": f"temporal {o} depth {L}" for o in paper.OBJECTIVES for L in cfg.depths}
-fig = figures.claim_figure({arm: [r["values"][key] for r in study if key in r["values"]] for arm, key in names.items()},
-                           {arm: run.record["values"][key] for arm, key in names.items()},
-                           "t* of noisy / t* of clean features", title="Temporal model: above 1, clean features come first")
+fig = figures.claim_figure(
+    {arm: [r["values"][key] for r in study if key in r["values"]] for arm, key in names.items()},
+    {arm: run.record["values"][key] for arm, key in names.items()},
+    "t* of noisy / t* of clean features",
+    title="Temporal model: above 1, clean features come first",
+)
 fig.add_vline(x=1, line=dict(dash="dot", color="#888888"))
 
 # %% [markdown]
 # ## Without the ideal start
 #
-# Balanced layers are a convenience of the proof. Here all weights are small Gaussian numbers; features now compete for the same
-# hidden directions, and single critical times are scrambled. So we report how far each feature has come at a fixed horizon, the
+# Balanced layers are a convenience of the proof. Here all weights are small Gaussian numbers; features now compete for
+# the same
+# hidden directions, and single critical times are scrambled. So we report how far each feature has come at a fixed
+# horizon, the
 # same multiple (`horizon_factor`) of the best feature's ideal critical time for JEPA and for MAE.
 
 # %%
@@ -335,17 +418,25 @@ for o in paper.OBJECTIVES:
         name, half = f"{o.upper()}, depth {L}", 2 * final.std(0) / len(final) ** 0.5
         lines[name] = (rho.tolist(), final.mean(0).tolist())
         bands[name] = (rho.tolist(), (final.mean(0) - half).tolist(), (final.mean(0) + half).tolist())
-figures.curves(lines, "regression coefficient ρ", "gain / fixed point at the horizon", "Random start, equal λ: who is learned in time?", bands=bands)
+figures.curves(
+    lines,
+    "regression coefficient ρ",
+    "gain / fixed point at the horizon",
+    "Random start, equal λ: who is learned in time?",
+    bands=bands,
+)
 
 # %% [markdown]
-# JEPA's preference survives, and more strongly than in the ideal case. Note the control: at depth 2 MAE prefers large $\rho$ a
+# JEPA's preference survives, and more strongly than in the ideal case. Note the control: at depth 2 MAE prefers large
+# $\rho$ a
 # little, too, when features compete. A reader who looked at JEPA alone would overstate the difference.
 #
 # ## Beyond the paper
 #
 # These four are ours, not the paper's.
 #
-# **Covariances that do not commute.** We turn the basis of $S_{yx}$ against that of $S_{xx}$. The scalar theory refuses such
+# **Covariances that do not commute.** We turn the basis of $S_{yx}$ against that of $S_{xx}$. The scalar theory refuses
+# such
 # data (`theory.diagonal_features` says why). But at a JEPA fixed point the rows of $\bar W$ span solutions of
 # $S_{yx} u = \rho S_{xx} u$, so we read features from that generalised eigenproblem.
 
@@ -356,28 +447,44 @@ ema = paper.ema_target(cfg, seed, device)
 ema.put(run)
 
 # %% tags=["hide-input"]
-lines = {f"{o.upper()}, depth {L}": (cfg.angles, turned.data["ratio"][o][i].tolist())
-         for o in paper.OBJECTIVES for i, L in enumerate(cfg.shallow_depths)}
-fig = figures.curves(lines, "angle between the two bases, degrees", "t* of noisy / t* of clean", "Above 1, clean features come first")
+lines = {
+    f"{o.upper()}, depth {L}": (cfg.angles, turned.data["ratio"][o][i].tolist())
+    for o in paper.OBJECTIVES
+    for i, L in enumerate(cfg.shallow_depths)
+}
+fig = figures.curves(
+    lines, "angle between the two bases, degrees", "t* of noisy / t* of clean", "Above 1, clean features come first"
+)
 fig.add_hline(y=1, line=dict(dash="dot", color="#888888"))
 
 # %% [markdown]
-# **A target that lags.** Practical JEPAs predict an {term}`EMA` copy of the encoder. The theory's target is the encoder itself. Here the
+# **A target that lags.** Practical JEPAs predict an {term}`EMA` copy of the encoder. The theory's target is the encoder
+# itself. Here the
 # target remembers a share of the cleanest feature's critical time.
 
 # %% tags=["hide-input"]
-lines = {f"JEPA, depth {L}": (cfg.ema_memories, ema.data["ratio"][i].tolist()) for i, L in enumerate(cfg.shallow_depths)}
-fig = figures.curves(lines, "memory of the EMA target, in critical times", "t* of noisy / t* of clean",
-                     "A lagging target holds the clean features back")
-fig.update_xaxes(type="log", tickvals=cfg.ema_memories, range=[-2.7, -0.4]).add_hline(y=1, line=dict(dash="dot", color="#888888"))
+lines = {
+    f"JEPA, depth {L}": (cfg.ema_memories, ema.data["ratio"][i].tolist()) for i, L in enumerate(cfg.shallow_depths)
+}
+fig = figures.curves(
+    lines,
+    "memory of the EMA target, in critical times",
+    "t* of noisy / t* of clean",
+    "A lagging target holds the clean features back",
+)
+fig.update_xaxes(type="log", tickvals=cfg.ema_memories, range=[-2.7, -0.4]).add_hline(
+    y=1, line=dict(dash="dot", color="#888888")
+)
 
 # %% [markdown]
-# Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose rise is slow
+# Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose
+# rise is slow
 # anyway. The order turns when the lag is about the head start the clean features had. In this model the
 # preference for clean features is a property of the fast target; EMA is not a harmless detail of the *order* (what is
 # learned in the end does not change).
 #
-# **A ReLU encoder** with one hidden layer on the temporal data, random start. How much noise is in the code, relative to signal, at its worst
+# **A ReLU encoder** with one hidden layer on the temporal data, random start. How much noise is in the code, relative
+# to signal, at its worst
 # moment?
 
 # %%
@@ -385,20 +492,30 @@ relu = paper.relu_encoder(cfg, seed, device)
 relu.put(run)
 
 # %% tags=["hide-input"]
-lines = {o.upper(): ((relu.data["times"][o] / relu.data["times"][o][-1]).tolist(), relu.data["share"][o].tolist()) for o in paper.OBJECTIVES}
-figures.curves(lines, "share of the training time", "gain on noisy / gain on clean directions", "ReLU encoder: noise against signal in the code",
-               description="; ".join(f"{name}: peak {max(y):.2f}, end {y[-1]:.2f}" for name, (_, y) in lines.items()))
+lines = {
+    o.upper(): ((relu.data["times"][o] / relu.data["times"][o][-1]).tolist(), relu.data["share"][o].tolist())
+    for o in paper.OBJECTIVES
+}
+figures.curves(
+    lines,
+    "share of the training time",
+    "gain on noisy / gain on clean directions",
+    "ReLU encoder: noise against signal in the code",
+    description="; ".join(f"{name}: peak {max(y):.2f}, end {y[-1]:.2f}" for name, (_, y) in lines.items()),
+)
 
 # %% [markdown]
-# **Real images.** Patches of 6 × 6 pixels from Fashion-MNIST, seen twice through a line sensor whose columns have random offsets (column
-# banding), another set of patches for every seed. Clothes have mostly vertical structure, so the noise sits in the directions that are
-# strong anyway. The patches are read along their six leading principal components, nearly whitened, so that strength alone doesn't
+# **Real images.** Patches of 6 × 6 pixels from Fashion-MNIST, seen twice through a line sensor whose columns have
+# random offsets (column
+# banding), another set of patches for every seed. Clothes have mostly vertical structure, so the noise sits in the
+# directions that are
+# strong anyway. The patches are read along their six leading principal components, nearly whitened, so that strength
+# alone doesn't
 # decide. $\lambda$ and $\rho$ are measured; nothing is diagonal by design.
 
 # %%
 garments = images.fashion_mnist("train")
-run.data(garments.name, source=garments.source, sha256=garments.sha256,
-         kind=garments.kind)
+run.data(garments.name, source=garments.source, sha256=garments.sha256, kind=garments.kind)
 patches = paper.patches(cfg, seed, garments.images.to(device))
 patches.put(run)
 print(f"{garments.name} from: {garments.source}")
@@ -413,16 +530,40 @@ fig, at = make_subplots(1, 2, subplot_titles=["JEPA, depth 2", "MAE, depth 2"]),
 measured, found = patches.data["rho"].mean(0).tolist(), {o: patches.data["critical"][o][at] for o in paper.OBJECTIVES}
 for col, o in enumerate(paper.OBJECTIVES, 1):
     error = dict(type="data", array=(2 * found[o].std(0) / len(found[o]) ** 0.5).tolist())
-    fig.add_scatter(x=measured, y=found[o].mean(0).tolist(), error_y=error, mode="markers", name="simulated on patches", row=1, col=col,
-                    text=[f"lam {v:.2f}" for v in patches.data["lam"].mean(0)], marker=dict(size=10, color=figures.colour(o.upper())), showlegend=col == 1)
-    fig.add_scatter(x=measured, y=patches.data["predicted"][o][at].tolist(), mode="markers", name="scalar theory with measured λ, ρ",
-                    row=1, col=col, marker=dict(size=12, symbol="x-thin", line=dict(width=2, color="#888888")), showlegend=col == 1)
-fig.update_xaxes(title=dict(text="measured ρ")).update_yaxes(rangemode="tozero").update_layout(yaxis_title=dict(text="t*, literal time"), height=420)
-figures.house(fig, "Critical time against measured rho, six directions of real patches: " + "; ".join(
-    f"{o.upper()} noisy over clean {patches.data['ratio'][o][at].mean():.2f}" for o in paper.OBJECTIVES)).update_layout(margin=dict(t=90), legend=dict(y=1, yref="container", yanchor="top"))
+    fig.add_scatter(
+        x=measured,
+        y=found[o].mean(0).tolist(),
+        error_y=error,
+        mode="markers",
+        name="simulated on patches",
+        row=1,
+        col=col,
+        text=[f"lam {v:.2f}" for v in patches.data["lam"].mean(0)],
+        marker=dict(size=10, color=figures.colour(o.upper())),
+        showlegend=col == 1,
+    )
+    fig.add_scatter(
+        x=measured,
+        y=patches.data["predicted"][o][at].tolist(),
+        mode="markers",
+        name="scalar theory with measured λ, ρ",
+        row=1,
+        col=col,
+        marker=dict(size=12, symbol="x-thin", line=dict(width=2, color="#888888")),
+        showlegend=col == 1,
+    )
+fig.update_xaxes(title=dict(text="measured ρ")).update_yaxes(rangemode="tozero").update_layout(
+    yaxis_title=dict(text="t*, literal time"), height=420
+)
+figures.house(
+    fig,
+    "Critical time against measured rho, six directions of real patches: "
+    + "; ".join(f"{o.upper()} noisy over clean {patches.data['ratio'][o][at].mean():.2f}" for o in paper.OBJECTIVES),
+).update_layout(margin=dict(t=90), legend=dict(y=1, yref="container", yanchor="top"))
 
 # %% [markdown]
-# Principal components of the noisy input would put the banded directions first, for they have the most variance (that is
+# Principal components of the noisy input would put the banded directions first, for they have the most variance (that
+# is
 # $\lambda / \rho$). MAE does much the same. JEPA at depth 2 does not.
 #
 # ## What breaks it
@@ -439,12 +580,14 @@ rows = "\n".join(f"| {b.switch} | {b.measure} | {b.healthy:.3g} | {b.broken:.3g}
 Markdown("| switch | measured | healthy | broken |\n|---|---|---|---|\n" + rows)
 
 # %% [markdown]
-# - **Large $\varepsilon$** makes noise look like the fastest learner, because its fixed point $\rho^L$ is about where it starts.
+# - **Large $\varepsilon$** makes noise look like the fastest learner, because its fixed point $\rho^L$ is about where
+# it starts.
 #   The functions refuse it from half of the fixed point on.
 # - **One layer** is not a small version of two: the preference there is of order $\varepsilon \log(1/\varepsilon)$.
 # - **A predictor at another scale** leaves $w^2 - v^2$ nonzero for ever; {eq}`eq-bias-flow` is then the wrong equation.
 # - **Without the stop-gradient** the encoder learns that zero predicts zero.
-# - **Small batches** do not only add noise: they move the end point, because a product of noisy layers is not a noisy product.
+# - **Small batches** do not only add noise: they move the end point, because a product of noisy layers is not a noisy
+# product.
 #
 # ## Paper says, we measured, differs because
 
@@ -456,8 +599,10 @@ print("saved the record", run.save().name)
 
 # %% [markdown]
 # The study has five outer seeds; the random parts average ten seeds or more inside each. Claims without randomness
-# (quadratures, population descent) have intervals of no width: there the verdict rests on the margin alone. All margins were committed before
-# the study. Trial runs with other seeds had been seen by then, and where nothing is random a trial run already shows the study's
+# (quadratures, population descent) have intervals of no width: there the verdict rests on the margin alone. All margins
+# were committed before
+# the study. Trial runs with other seeds had been seen by then, and where nothing is random a trial run already shows
+# the study's
 # number: those rows are checks of a calculation, not predictions.
 #
 # | claim | differs because |
@@ -483,7 +628,8 @@ for L in range(1, 8):
     print(L, f"{t[0] / t[1]:.3f}", "clean first" if t[0] > t[1] else "noisy first")
 
 # %% [markdown]
-# **2.** How many terms of the sum {eq}`eq-bias-times` are needed for 1 % at depth 3, $\varepsilon = 10^{-3}$, $\rho = 0.5$? Why does one
+# **2.** How many terms of the sum {eq}`eq-bias-times` are needed for 1 % at depth 3, $\varepsilon = 10^{-3}$, $\rho =
+# 0.5$? Why does one
 # term never show an order at equal $\lambda$?
 
 # %% tags=["solution", "hide-cell"]
@@ -496,6 +642,7 @@ print("The first term, n = 2L-1, is the same for every rho.")
 # %% [markdown]
 # **3.** Write the MAE half of the scalar equation as a step-by-step integrator and check it against the quadrature.
 
+
 # %% tags=["solution", "hide-cell"]
 def euler(eps, depth, rho, stop, dt):
     wbar, tau = torch.tensor([eps], dtype=torch.float64), 0.0
@@ -503,13 +650,15 @@ def euler(eps, depth, rho, stop, dt):
         wbar, tau = wbar + dt * theory.velocity("mae", wbar, one, rho, depth), tau + dt
     return tau
 
+
 goal = 0.5 * float(theory.fixed_point("mae", high, 3))
 exact = float(theory.critical_time("mae", one, high, 3, 1e-2))
 for dt in (0.1, 0.05, 0.025):
     print(f"dt {dt}: {euler(1e-2, 3, high, goal, dt) - exact:+.3f} of {exact:.3f}")
 
 # %% [markdown]
-# **4.** The theory refuses $\lambda \le 0$, $L < 1$, large $\varepsilon$ and covariances that do not commute. Provoke two of these errors
+# **4.** The theory refuses $\lambda \le 0$, $L < 1$, large $\varepsilon$ and covariances that do not commute. Provoke
+# two of these errors
 # and read the reasons.
 
 # %% tags=["solution", "hide-cell"]
@@ -534,5 +683,6 @@ for features in ((one, low, 4, 0.05), (-one, low, 2, 1e-3)):
 # python -m jepa_lab batch 10_implicit_bias --seeds 0:5 --grid eps=0.003,0.01
 # ```
 #
-# The rocket button at the top opens this page on Colab. The theory needs no more than a few dozen directions, so nothing in the
+# The rocket button at the top opens this page on Colab. The theory needs no more than a few dozen directions, so
+# nothing in the
 # paper asks for a larger machine; the GPU buys seeds and depth.

@@ -1,4 +1,6 @@
-"""A real Chromium on a local server with the rest of the network cut off; used by test_browser.py and test_extension.py."""
+"""A real Chromium on a local server with the rest of the network cut off; used by test_browser.py and
+test_extension.py.
+"""
 
 import functools
 import http.server
@@ -10,9 +12,13 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
-    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",  # 3-D plots without a graphics card
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",  # 3-D plots without a graphics card
+]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -56,7 +62,9 @@ class Visit:
             """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight / 2) {
                  scrollTo({ top: y, behavior: 'instant' }); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20))); } scrollTo({ top: 0, behavior: 'instant' }); }"""
         )
-        self.wait("[...document.querySelectorAll('.jl-plot')].every((p) => p.dataset.drawn || !p.offsetParent)", seconds=60)
+        self.wait(
+            "[...document.querySelectorAll('.jl-plot')].every((p) => p.dataset.drawn || !p.offsetParent)", seconds=60
+        )
 
     def theme(self, wanted: str):
         """Clicks the page's own switch until the wanted theme is on."""
@@ -83,6 +91,8 @@ def visit(browser: Browser, base: str, page_name: str, width: int = 1300, theme:
     context.route("**/*", gate)
     seen.page.on("console", lambda message: message.type == "error" and seen.trouble.append(f"console: {message.text}"))
     seen.page.on("pageerror", lambda error: seen.trouble.append(f"script error: {error}"))
-    seen.page.on("response", lambda answer: answer.status >= 400 and seen.trouble.append(f"{answer.status}: {answer.url}"))
+    seen.page.on(
+        "response", lambda answer: answer.status >= 400 and seen.trouble.append(f"{answer.status}: {answer.url}")
+    )
     seen.page.goto(f"{base}{page_name}.html", wait_until="load")
     return seen

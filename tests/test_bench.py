@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ i
 
 from benchmarks import peers, step, weights  # noqa: E402
 from jepa_lab import __main__ as command_line  # noqa: E402
-from jepa_lab import train, worlds  # noqa: E402
+from jepa_lab import image_world as worlds  # noqa: E402
+from jepa_lab import train  # noqa: E402
 from jepa_lab.data import images  # noqa: E402
 from jepa_lab.masks import Masks  # noqa: E402
-from jepa_lab.papers import predictors  # noqa: E402
+from jepa_lab.papers.predictors import paper as predictors  # noqa: E402
 
 Child = step.Child  # the real one: the report below is made without processes
 TINY = peers.Work(width=32, depth=1, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2, batch_size=4)
@@ -26,7 +27,9 @@ class InThisProcess:
 
     def __init__(self, name, precision, path, settings):
         self.name, self.precision = name, precision
-        self.answer = self.step = peers.answers(name, precision, TINY, path, settings["threads"], settings["warmup"]).__next__
+        self.answer = self.step = peers.answers(
+            name, precision, TINY, path, settings["threads"], settings["warmup"]
+        ).__next__
 
     def end(self):
         pass
@@ -45,7 +48,14 @@ def report():
 
 
 def test_the_report_has_the_promised_fields(report):
-    assert {"rows", "ratio_vs_best_peer_as_shipped", "ratio_vs_best_peer_bf16", "device", "threads", "load"} <= json.loads(json.dumps(report)).keys()
+    assert {
+        "rows",
+        "ratio_vs_best_peer_as_shipped",
+        "ratio_vs_best_peer_bf16",
+        "device",
+        "threads",
+        "load",
+    } <= json.loads(json.dumps(report)).keys()
     assert [(row["contender"], row["precision"]) for row in report["rows"]].count(("ours", "bf16")) == 1
     for row in report["rows"]:
         assert row["samples_per_cpu_s"] > 0 and 0 < row["share_of_ceiling"] < 1 and row["peak_rss_mb"] > 50
@@ -103,7 +113,10 @@ def peer_in_torch(work: peers.Work) -> peers.Peer:
             self.patch_embed = nn.Module()
             self.patch_embed.proj = nn.Conv2d(3, work.width, work.patch, work.patch)
             self.pos_embed = nn.Parameter(torch.zeros(1, 64, work.width), requires_grad=False)
-            self.blocks, self.norm = transformer(work.width, work.depth, work.heads), nn.LayerNorm(work.width, eps=peers.EPS)
+            self.blocks, self.norm = (
+                transformer(work.width, work.depth, work.heads),
+                nn.LayerNorm(work.width, eps=peers.EPS),
+            )
 
         def forward(self, images, idx=None):
             tokens = self.patch_embed.proj(images).flatten(2).mT + self.pos_embed
@@ -129,9 +142,13 @@ def peer_in_torch(work: peers.Work) -> peers.Peer:
         return torch.cat([tokens.take_along_dim(idx[..., None], dim=1) for idx in indices])
 
     return peers.Peer(
-        Encoder(), Predictor(), encode=lambda m, images, idx: m(images, idx), predict=lambda m, *given: m(*given),
-        gather=gather, ema=peers._ema_loop,
-    )  # fmt: skip
+        Encoder(),
+        Predictor(),
+        encode=lambda m, images, idx: m(images, idx),
+        predict=lambda m, *given: m(*given),
+        gather=gather,
+        ema=peers._ema_loop,
+    )
 
 
 def test_a_peer_with_our_weights_has_our_losses_over_several_updates():
@@ -162,20 +179,36 @@ def test_an_installed_peer_does_the_same_work(name):
     except ImportError as reason:
         pytest.skip(f"{name}: {reason}")
     batches = [batch for _, batch in zip(range(3), peers.batches(given))]
-    losses = [[float(train_on(batch)) for batch in batches] for train_on in (peers.ours(TINY, given["weights"], "float32"), peers.theirs(built, TINY, given["weights"], "float32"))]
+    losses = [
+        [float(train_on(batch)) for batch in batches]
+        for train_on in (
+            peers.ours(TINY, given["weights"], "float32"),
+            peers.theirs(built, TINY, given["weights"], "float32"),
+        )
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def answers(name: str, precision: str, *cpu_s: float) -> dict:
-    return {(name, precision): [{"cpu_s": s, "wall_s": 2 * s, "peak_rss_mb": 100.0, "rss_before_mb": 60.0} for s in cpu_s]}
+    return {
+        (name, precision): [{"cpu_s": s, "wall_s": 2 * s, "peak_rss_mb": 100.0, "rss_before_mb": 60.0} for s in cpu_s]
+    }
 
 
 def test_ratios_compare_the_best_steps_and_name_the_best_peer():
-    steps = answers("ours", "float32", 2.0, 3.0) | answers("ours", "bf16", 1.0, 1.5) | answers("a", "float32", 4.0, 3.0) | answers("b", "float32", 2.5, 9.0) | answers("b", "bf16", 1.2, 2.0)
+    steps = (
+        answers("ours", "float32", 2.0, 3.0)
+        | answers("ours", "bf16", 1.0, 1.5)
+        | answers("a", "float32", 4.0, 3.0)
+        | answers("b", "float32", 2.5, 9.0)
+        | answers("b", "bf16", 1.2, 2.0)
+    )
     measured = {"steps": steps, "losses": {pair: [1.0] for pair in steps}}
     rows = step.table(measured, TINY)
     assert (rows[0]["contender"], rows[0]["precision"]) == ("ours", "bf16")
-    assert rows[0]["samples_per_cpu_s"] == TINY.batch_size / 1.0 and rows[0]["samples_per_wall_s"] == TINY.batch_size / 2.0
+    assert (
+        rows[0]["samples_per_cpu_s"] == TINY.batch_size / 1.0 and rows[0]["samples_per_wall_s"] == TINY.batch_size / 2.0
+    )
     shipped, autocast = step.lead(measured, rows, ("float32",)), step.lead(measured, rows, ("bf16",))
     assert shipped == {"peer": "b", "best": pytest.approx(2.5), "median": pytest.approx(3.0)}
     assert autocast == {"peer": "b", "best": pytest.approx(1.2), "median": pytest.approx((1.2 + 2.0 / 1.5) / 2)}

@@ -1,12 +1,14 @@
 """A rewrite that claims no change changes nothing: smoke-preset results equal those stored in tests/golden.
 
 On the kind of computer that a file was captured on (processor, instruction set, torch version) every loss of every step
-and the trained weights agree to the last bit. On any other kind the test warns, and losses and weight norms agree within a
+and the trained weights agree to the last bit. On any other kind the test warns, and losses and weight norms agree
+within a
 tolerance; bf16 is looser, since its rounding depends on the kernel. One thread, generated data, no download.
 
     python tests/test_golden.py --capture [CASE ...]
 
-stores the present results for this kind of computer and leaves the records of other kinds alone. For a change that is meant to
+stores the present results for this kind of computer and leaves the records of other kinds alone. For a change that is
+meant to
 change results: delete the other kinds' records, capture, and say why in the commit.
 """
 
@@ -20,13 +22,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from jepa_lab import ecg_world, fact_arms, worlds
-from jepa_lab.data import ecg, ecg_simulator
+from jepa_lab import image_world as worlds
+from jepa_lab.data.ecg import records as ecg
+from jepa_lab.data.ecg import simulator as ecg_simulator
 from jepa_lab.data.images import ImageSet, split
-from jepa_lab.papers import ecg_jepa, implicit_bias, masking, predictors, reversal_curse
+from jepa_lab.papers.ecg_jepa import paper as ecg_jepa
+from jepa_lab.papers.ecg_jepa import world as ecg_world
+from jepa_lab.papers.implicit_bias import paper as implicit_bias
+from jepa_lab.papers.masking import paper as masking
+from jepa_lab.papers.predictors import paper as predictors
+from jepa_lab.papers.reversal_curse import arms as fact_arms
+from jepa_lab.papers.reversal_curse import paper as reversal_curse
 
-FOLDER = Path(__file__).resolve().parent / "golden"
-EXPERIMENTS = (implicit_bias.depth_sweep, implicit_bias.noisy_features, implicit_bias.random_start, implicit_bias.ema_target)
+FOLDER = Path(__file__).resolve().parent / "papers"
+
+
+def stored(name: str) -> Path:
+    """The file of a case: papers/<slug>/golden.json, for two precisions golden-<precision>.json."""
+    slug, sign, precision = name.partition("-")
+    return FOLDER / slug / f"golden{sign}{precision}.json"
+
+
+EXPERIMENTS = (
+    implicit_bias.depth_sweep,
+    implicit_bias.noisy_features,
+    implicit_bias.random_start,
+    implicit_bias.ema_target,
+)
 
 
 def kind() -> str:
@@ -42,7 +64,10 @@ def kind() -> str:
 def row(losses: list[float], module: torch.nn.Module) -> dict:
     """The losses of all steps and the norm of the trained weights; the weights' bytes."""
     weights = torch.cat([p.detach().flatten() for p in module.parameters()])
-    return {"numbers": [*losses, float(weights.double().norm())], "sha256": hashlib.sha256(weights.numpy().tobytes()).hexdigest()}
+    return {
+        "numbers": [*losses, float(weights.double().norm())],
+        "sha256": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
+    }
 
 
 def squares() -> worlds.World:
@@ -70,14 +95,21 @@ def designs() -> dict:
     """Chapter 02, its arms and the ensemble of its phase diagram."""
     scene = squares()
     cells = predictors.phase(predictors.preset("smoke"), scene, 0)
-    return image_arms(predictors, scene) | {f"phase {cell}": {"numbers": history["loss"], "sha256": ""} for cell, history in cells.items()}
+    return image_arms(predictors, scene) | {
+        f"phase {cell}": {"numbers": history["loss"], "sha256": ""} for cell, history in cells.items()
+    }
 
 
 def heartbeats() -> dict:
     """Chapter 07, its pre-training methods on simulated records."""
     cfg = replace(ecg_jepa.preset("smoke"), log_every=1)
-    scene = ecg_world.cut(ecg.split(ecg_simulator.simulate(80, seed=0, rate=cfg.rate, seconds=cfg.seconds), (48, 16, 16)), cfg)
-    arms = {name: replace(arm, changes=(arm.changes or {}) | {"log_every": 1}) for name, arm in ecg_jepa.arms(cfg, scene).items()}
+    scene = ecg_world.cut(
+        ecg.split(ecg_simulator.simulate(80, seed=0, rate=cfg.rate, seconds=cfg.seconds), (48, 16, 16)), cfg
+    )
+    arms = {
+        name: replace(arm, changes=(arm.changes or {}) | {"log_every": 1})
+        for name, arm in ecg_jepa.arms(cfg, scene).items()
+    }
     runs = {name: ecg_world.train_arm(cfg, scene, arm, 0, progress=False) for name, arm in arms.items()}
     return {name: row(run.history["loss"], run.model.encoder) for name, run in runs.items()}
 
@@ -92,8 +124,10 @@ def taught() -> dict:
 def simulated() -> dict:
     """Chapter 10: the numbers behind its simulated claims."""
     cfg = implicit_bias.preset("smoke")
-    return {run.__name__: {"numbers": [number for pair in run(cfg, 0).claims.values() for number in pair], "sha256": ""}
-            for run in EXPERIMENTS}  # fmt: skip
+    return {
+        run.__name__: {"numbers": [number for pair in run(cfg, 0).claims.values() for number in pair], "sha256": ""}
+        for run in EXPERIMENTS
+    }
 
 
 CASES = {  # by name: what is measured, and its relative tolerance on other kinds of computers
@@ -136,20 +170,25 @@ def differences(measured: dict, records: dict, here: str, tolerance: float) -> l
 
 @pytest.mark.parametrize("name", CASES)
 def test_smoke_results_are_the_stored_ones(name):
-    check(name, json.loads((FOLDER / f"{name}.json").read_text()), kind())
+    check(name, json.loads(stored(name).read_text()), kind())
 
 
 def check(name: str, records: dict, here: str) -> None:
     if here not in records:
         known = ", ".join(records)
-        warnings.warn(f"{name}: no golden record of {here!r}, only of {known}: compared within a tolerance, not bit by bit. Capture one", stacklevel=2)
+        warnings.warn(
+            f"{name}: no golden record of {here!r}, only of {known}: compared within a tolerance, not bit by bit. Capture one",
+            stacklevel=2,
+        )
     assert differences(measure(name), records, here, CASES[name][1]) == []
 
 
 def test_an_unknown_kind_of_computer_is_said_out_loud(monkeypatch):
     monkeypatch.setitem(CASES, "two", (lambda: {"arm": {"numbers": [2.0], "sha256": ""}}, 1e-4))
     records = {"a desk calculator": in_bits(measure("two"))}
-    with pytest.warns(UserWarning, match="two: no golden record of 'here', only of a desk calculator: .* not bit by bit"):
+    with pytest.warns(
+        UserWarning, match="two: no golden record of 'here', only of a desk calculator: .* not bit by bit"
+    ):
         check("two", records, "here")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -169,9 +208,8 @@ def test_one_changed_bit_is_seen_where_the_kind_matches_and_forgiven_elsewhere()
 
 
 def capture(names: list[str]) -> None:
-    FOLDER.mkdir(exist_ok=True)
     for name in names or CASES:
-        path = FOLDER / f"{name}.json"
+        path = stored(name)
         records = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(records | {kind(): in_bits(measure(name))}, indent=1, ensure_ascii=False) + "\n")
         print(f"{path.name}: captured for {kind()}")
@@ -179,5 +217,7 @@ def capture(names: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] != ["--capture"] or set(sys.argv[2:]) - set(CASES):
-        sys.exit(f"python tests/test_golden.py --capture [{' '.join(CASES)}] stores the present results for this kind of computer")
+        sys.exit(
+            f"python tests/test_golden.py --capture [{' '.join(CASES)}] stores the present results for this kind of computer"
+        )
     capture(sys.argv[2:])

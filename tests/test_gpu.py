@@ -1,4 +1,5 @@
-"""What only a GPU can show: the same numbers as on a CPU, no wait inside the loop, compiled as uncompiled, exact resume.
+"""What only a GPU can show: the same numbers as on a CPU, no wait inside the loop, compiled as uncompiled, exact
+resume.
 
 Skipped where there is none. Run it alone: pytest tests/test_gpu.py
 """
@@ -10,13 +11,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from jepa_lab import ecg_world, ensembles, fact_arms, recall, train, worlds
-from jepa_lab.data import ecg, ecg_simulator
-from jepa_lab.masks import Masks
-from jepa_lab.papers import ecg_jepa, implicit_bias, masking, predictors
 from test_golden import EXPERIMENTS, squares
 from test_reversal_curse import CFG as FACTS
+
+from jepa_lab import image_world as worlds
+from jepa_lab import train
+from jepa_lab.data.ecg import records as ecg
+from jepa_lab.data.ecg import simulator as ecg_simulator
+from jepa_lab.masks import Masks
+from jepa_lab.papers.ecg_jepa import paper as ecg_jepa
+from jepa_lab.papers.ecg_jepa import world as ecg_world
+from jepa_lab.papers.implicit_bias import paper as implicit_bias
+from jepa_lab.papers.masking import paper as masking
+from jepa_lab.papers.predictors import paper as predictors
+from jepa_lab.papers.predictors import phase as ensembles
+from jepa_lab.papers.reversal_curse import arms as fact_arms
+from jepa_lab.papers.reversal_curse import scores as recall
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 IMAGES = replace(masking.preset("smoke"), precision="float32")
@@ -24,7 +34,9 @@ ECG = ecg_jepa.preset("smoke")
 
 
 def records(device="cpu"):
-    return ecg_world.cut(ecg.split(ecg_simulator.simulate(80, seed=0, rate=ECG.rate, seconds=ECG.seconds), (48, 16, 16)), ECG, device)
+    return ecg_world.cut(
+        ecg.split(ecg_simulator.simulate(80, seed=0, rate=ECG.rate, seconds=ECG.seconds), (48, 16, 16)), ECG, device
+    )
 
 
 def on_gpu(scene):
@@ -43,7 +55,9 @@ def both(model, objective, patches, drawn):
     """Loss and gradients of one objective on the CPU and on the GPU."""
     for device in ("cpu", "cuda"):
         here = copy.deepcopy(model).to(device)
-        loss = objective(here, patches.to(device), Masks(drawn.context_idx.to(device), drawn.target_idx.to(device), drawn.grid))
+        loss = objective(
+            here, patches.to(device), Masks(drawn.context_idx.to(device), drawn.target_idx.to(device), drawn.grid)
+        )
         loss.backward()
         yield loss.detach().cpu(), gradients(here)
 
@@ -58,7 +72,14 @@ def same(pair):
 def test_loss_and_gradients_of_every_image_arm_are_those_of_the_cpu(paper):
     scene, cfg = squares(), replace(paper.preset("smoke"), precision="float32")
     for name, arm in paper.arms(cfg, scene).items():
-        same(both(image_model(cfg, scene, arm), arm.objective, scene.to_batch(scene.patches[:32]), arm.sampler(32, torch.Generator().manual_seed(0))))
+        same(
+            both(
+                image_model(cfg, scene, arm),
+                arm.objective,
+                scene.to_batch(scene.patches[:32]),
+                arm.sampler(32, torch.Generator().manual_seed(0)),
+            )
+        )
 
 
 def test_loss_and_gradients_of_the_ecg_models_are_those_of_the_cpu():
@@ -66,7 +87,14 @@ def test_loss_and_gradients_of_the_ecg_models_are_those_of_the_cpu():
     for name in ("ECG-JEPA", "masked auto-encoder"):
         arm = ecg_jepa.arms(ECG, scene)[name]
         model = ecg_world.model(ECG, scene.grid, 0, arm.predictor)
-        same(both(model, arm.objective, scene.to_batch(scene.train.signals[:16]), arm.sampler(16, torch.Generator().manual_seed(0))))
+        same(
+            both(
+                model,
+                arm.objective,
+                scene.to_batch(scene.train.signals[:16]),
+                arm.sampler(16, torch.Generator().manual_seed(0)),
+            )
+        )
 
 
 @pytest.mark.parametrize("name", fact_arms.ARMS)
@@ -113,13 +141,35 @@ def quiet_steps(run, take_step, count=3):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_no_step_waits_for_the_device(precision):
     scene, beats = on_gpu(squares()), records("cuda")
-    cases = [(replace(IMAGES, precision=precision), arm, scene.to_batch, scene.patches, lambda cfg, arm: image_model(cfg, scene, arm)) for arm in masking.arms(IMAGES, scene).values()]
-    cases += [(replace(ECG, precision=precision), arm, beats.to_batch, beats.train.signals, lambda cfg, arm: ecg_world.model(cfg, beats.grid, 0, arm.predictor))
-              for arm in ecg_jepa.arms(ECG, beats).values()]  # fmt: skip
+    cases = [
+        (
+            replace(IMAGES, precision=precision),
+            arm,
+            scene.to_batch,
+            scene.patches,
+            lambda cfg, arm: image_model(cfg, scene, arm),
+        )
+        for arm in masking.arms(IMAGES, scene).values()
+    ]
+    cases += [
+        (
+            replace(ECG, precision=precision),
+            arm,
+            beats.to_batch,
+            beats.train.signals,
+            lambda cfg, arm: ecg_world.model(cfg, beats.grid, 0, arm.predictor),
+        )
+        for arm in ecg_jepa.arms(ECG, beats).values()
+    ]
     for cfg, arm, to_batch, data, build in cases:
         run, batches = train.start(build(cfg, arm), 0, "cuda"), train.batch_indices(len(data), cfg.batch_size, 0)
         step = train.wrap(run.model, arm.objective, compile=False)
-        quiet_steps(run, lambda: train.train_step(run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator)))
+        quiet_steps(
+            run,
+            lambda: train.train_step(
+                run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator)
+            ),
+        )
 
 
 @pytest.mark.parametrize("name", fact_arms.ARMS)
@@ -137,7 +187,9 @@ def test_a_bad_batch_moves_nothing_on_the_gpu():
     broken = scene.patches.float()
     broken[:] = torch.nan
     run = worlds.train_arm(cfg, scene, arm, 0, progress=False, compile=False)
-    before = copy.deepcopy([*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())])
+    before = copy.deepcopy(
+        [*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())]
+    )
     step = train.wrap(run.model, arm.objective, compile=False)
     _, ok = train.train_step(run, cfg, step, lambda x: x, broken, torch.arange(32), arm.sampler(32, run.generator))
     after = [*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())]
@@ -173,7 +225,9 @@ def test_an_ensemble_on_the_gpu_trains_as_separate_runs_do():
     cfg, arm = replace(IMAGES, num_steps=4), masking.arms(IMAGES, scene)["I-JEPA"]
     alone = [worlds.train_arm(cfg, scene, arm, seed, progress=False, compile=False).model for seed in range(2)]
     models = [image_model(cfg, scene, arm, seed) for seed in range(2)]
-    ensembles.fit(ensembles.stack(models, [0, 1], "cuda"), cfg, scene.patches, scene.to_batch, arm.sampler, progress=False)
+    ensembles.fit(
+        ensembles.stack(models, [0, 1], "cuda"), cfg, scene.patches, scene.to_batch, arm.sampler, progress=False
+    )
     for one, other in zip(alone, models):
         for p, q in zip(one.parameters(), other.parameters()):
             torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jepa_lab"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MODELS = {"encoders", "predictors", "losses", "train", "probes", "diagnostics", "explorers", "figures"}
+MODELS = {"encoders", "predictors", "losses", "train", "probes", "diagnostics", "widgets", "figures"}
 PIPELINE = {"publish", "records", "claims", "data"}  # what publish/ may use
 
 
@@ -53,31 +53,52 @@ def test_a_notebook_imports_its_own_paper_only():
     for path in sorted((PACKAGE.parent / "notebooks").glob("*.py")):
         slug = path.stem.split("_", 1)[1]
         uses = imported(path)
-        assert [use for use in uses if use[0] == "publish" or (use[0] == "papers" and use[1:2] != (slug,))] == [], path.name
+        assert [use for use in uses if use[0] == "publish" or (use[0] == "papers" and use[1:2] != (slug,))] == [], (
+            path.name
+        )
 
 
-@pytest.mark.parametrize("code, found", [("from jepa_lab import masks", {("masks",)}), ("import jepa_lab.data.fetch", {("data", "fetch")}), ("import torch", set())])
+@pytest.mark.parametrize(
+    "code, found",
+    [
+        ("from jepa_lab import masks", {("masks",)}),
+        ("import jepa_lab.data.sources.fetch", {("data", "fetch")}),
+        ("import torch", set()),
+    ],
+)
 def test_the_reader_of_imports_sees_every_form(code, found):
     assert imported(Path("x.py"), code) == found
 
 
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
-    return set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
+    return set(
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    )
 
 
 def test_importing_the_package_and_the_record_keeping_loads_nothing_heavy():
     assert loaded_by("import jepa_lab") & {"torch", "numpy", "plotly", "timm", "duckdb"} == set()
-    assert loaded_by("from jepa_lab import records, claims, __main__") & {"torch", "numpy", "plotly", "timm", "duckdb"} == set()
+    assert (
+        loaded_by("from jepa_lab import records, claims, __main__") & {"torch", "numpy", "plotly", "timm", "duckdb"}
+        == set()
+    )
 
 
 def test_importing_every_paper_loads_neither_timm_nor_plotly():
-    papers = [p.stem for p in (PACKAGE / "papers").glob("*.py") if p.stem != "__init__"]
-    imports = "\n".join(f"import jepa_lab.papers.{name}" for name in papers)
+    papers = [p.parent.name for p in (PACKAGE / "papers").glob("*/paper.py")]
+    assert papers
+    imports = "\n".join(f"import jepa_lab.papers.{name}.paper" for name in papers)
     assert loaded_by(imports) & {"timm", "plotly"} == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_stay_short(path):
-    functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert [f"{n.name}: {n.end_lineno - n.lineno + 1} lines" for n in functions if n.end_lineno - n.lineno + 1 > 60] == []
+    functions = [
+        n
+        for n in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert [
+        f"{n.name}: {n.end_lineno - n.lineno + 1} lines" for n in functions if n.end_lineno - n.lineno + 1 > 60
+    ] == []

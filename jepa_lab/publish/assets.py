@@ -29,7 +29,9 @@ def problems(vendor: Path = VENDOR) -> list[str]:
     present = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()} - {"manifest.json"}
     said = [f"{name}: missing" for name in sorted(listed.keys() - present)]
     said += [f"{name}: not in manifest.json" for name in sorted(present - listed.keys())]
-    return said + [f"{name}: sha256 differs" for name in sorted(listed.keys() & present) if _sha256(vendor / name) != listed[name]]
+    return said + [
+        f"{name}: sha256 differs" for name in sorted(listed.keys() & present) if _sha256(vendor / name) != listed[name]
+    ]
 
 
 def refresh(vendor: Path = VENDOR) -> None:
@@ -38,7 +40,9 @@ def refresh(vendor: Path = VENDOR) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for package in packages:
             spec = f"{package['name']}@{package['version']}"
-            packed = subprocess.run(["npm", "pack", "--silent", spec], cwd=folder, capture_output=True, text=True, check=True)
+            packed = subprocess.run(
+                ["npm", "pack", "--silent", spec], cwd=folder, capture_output=True, text=True, check=True
+            )
             with tarfile.open(Path(folder, packed.stdout.split()[-1])) as archive:
                 for file in package["files"]:
                     content = archive.extractfile("package/" + file["source"]).read()

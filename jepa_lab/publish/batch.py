@@ -52,13 +52,17 @@ def _split(text: str) -> list[str]:
         return [part.strip() for part in text.split(",")]
 
 
-def plan(chapters: list[Chapter], preset: str, seeds: list[int], grid: list[dict[str, str]], *, device: str, out: Path) -> list[Job]:
+def plan(
+    chapters: list[Chapter], preset: str, seeds: list[int], grid: list[dict[str, str]], *, device: str, out: Path
+) -> list[Job]:
     """Every run of the grid, checked before anything starts."""
     jobs = []
     for chapter, setting, seed in itertools.product(chapters, grid, seeds):
         job = runner.plan(chapter, preset, seed, setting, device=device, out=out)
         if job.record is None:
-            raise ValueError(f"{chapter.name} has no jepa_lab/papers/{chapter.slug}.py, so its runs leave no record to resume from")
+            raise ValueError(
+                f"{chapter.name} has no jepa_lab/papers/{chapter.slug}.py, so its runs leave no record to resume from"
+            )
         place = chapter.root / "_build" / "batch" / chapter.name / f"{job.record.stem}.ipynb"
         jobs.append(replace(job, output=place, keep=False))
     return jobs
@@ -72,7 +76,9 @@ def finished(job: Job) -> dict | None:
         record = json.loads(job.record.read_text(encoding="utf-8"))
         return record if record["seed"] == job.seed and record["wall_s"] is not None else None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{job.record} is not a run record (broken or foreign JSON): delete it and start the batch again") from None
+        raise ValueError(
+            f"{job.record} is not a run record (broken or foreign JSON): delete it and start the batch again"
+        ) from None
 
 
 def split(jobs: list[Job], force: bool) -> tuple[list[Job], list[dict]]:

@@ -40,7 +40,15 @@ def _candidates() -> Iterator[str]:
 
 def starts(path: str) -> bool:
     """True when the browser renders an empty page without a screen (a snap's stub or missing libraries do not)."""
-    command = [path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom", "data:text/html,<p>ready"]
+    command = [
+        path,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--dump-dom",
+        "data:text/html,<p>ready",
+    ]
     try:
         return "ready" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -58,7 +66,9 @@ def obtain() -> str | None:
     for command in attempts:
         print(f"no browser yet, trying: {' '.join(command)}", file=sys.stderr)
         try:
-            subprocess.run(command, stdout=sys.stderr, timeout=600, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+            subprocess.run(
+                command, stdout=sys.stderr, timeout=600, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"  {error}", file=sys.stderr)
         find.cache_clear()

@@ -2,7 +2,8 @@
 
 The key is a sha256 over the notebook's cells, its parameters, the package's code (without ``publish/``, which only runs
 and shows notebooks, and without other chapters' papers), the versions of the packages that compute and draw, and the
-chapter's committed study, which its figures draw. It is stored in the executed notebook's metadata, beside what the data
+chapter's committed study, which its figures draw. It is stored in the executed notebook's metadata, beside what the
+data
 cache held, so that a run on a stand-in is done again once the real data set is there.
 """
 
@@ -13,13 +14,15 @@ from pathlib import Path
 import nbformat
 
 from jepa_lab import records
-from jepa_lab.data import fetch
+from jepa_lab.data.sources import fetch
 from jepa_lab.publish.chapters import Chapter
 
 
 def key(chapter: Chapter, parameters: dict) -> str:
     """The content hash of one run; where the record goes ('out') does not change what it shows."""
-    cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in nbformat.read(chapter.notebook, as_version=4).cells]
+    cells = [
+        (c.cell_type, c.source, c.metadata.get("tags", [])) for c in nbformat.read(chapter.notebook, as_version=4).cells
+    ]
     study = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in _study(chapter)}
     shown = {name: value for name, value in parameters.items() if name != "out"}
     whole = [cells, shown, records.code_hash(chapter.name, chapter.package), records.versions(), study]

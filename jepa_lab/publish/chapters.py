@@ -31,16 +31,16 @@ class Chapter:
         return self.root / "jepa_lab" if (self.root / "jepa_lab").is_dir() else PACKAGE
 
     def paper(self) -> ModuleType | None:
-        """The module jepa_lab.papers.<slug>, or None where a chapter has none."""
+        """The module jepa_lab.papers.<slug>.paper, or None where a chapter has none."""
         return paper(self.slug)
 
 
 def paper(slug: str) -> ModuleType | None:
-    name = f"jepa_lab.papers.{slug}"
+    package = f"jepa_lab.papers.{slug}"
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(f"{package}.paper")
     except ModuleNotFoundError as error:
-        if error.name == name:
+        if error.name in (package, f"{package}.paper"):
             return None
         raise
 
@@ -67,7 +67,9 @@ def pick(names: list[str], root: Path) -> list[Chapter]:
     chosen = []
     for name in names:
         slug = Path(name).name.removesuffix(".ipynb").removesuffix(".py")
-        hits = [c for c in known if slug in (c.name, c.slug) or (slug.isdigit() and int(c.name.split("_")[0]) == int(slug))]
+        hits = [
+            c for c in known if slug in (c.name, c.slug) or (slug.isdigit() and int(c.name.split("_")[0]) == int(slug))
+        ]
         if not hits:
             raise ValueError(f"no chapter {name!r}; there are: {', '.join(c.name for c in known) or 'none yet'}")
         chosen += [c for c in hits if c not in chosen]
@@ -82,7 +84,10 @@ def in_sync(chapters: list[Chapter]) -> list[Chapter]:
     for chapter in chapters:
         script = chapter.notebook.with_suffix(".py")
         if script.exists():
-            says, runs = ([(c.cell_type, c.source) for c in n.cells] for n in (jupytext.read(script), nbformat.read(chapter.notebook, as_version=4)))
+            says, runs = (
+                [(c.cell_type, c.source) for c in n.cells]
+                for n in (jupytext.read(script), nbformat.read(chapter.notebook, as_version=4))
+            )
             if says != runs:
                 raise ValueError(f"{script.name} and {chapter.notebook.name} differ: jupytext --sync {script}")
     return chapters

@@ -1,7 +1,5 @@
 """The claims of every chapter beside what the run records say: for the terminal, as JSON rows, and as book pages."""
 
-from pathlib import Path
-
 from jepa_lab import claims, records
 from jepa_lab.publish.chapters import Chapter
 
@@ -33,7 +31,11 @@ def rows_for_book(chapters: list[Chapter], preset: str) -> list[dict]:
     result = []
     for chapter in chapters:
         study = rows([chapter])
-        result += study if any(row["n_seeds"] for row in study) else rows([chapter], preset, chapter.root / "_build" / "records")
+        result += (
+            study
+            if any(row["n_seeds"] for row in study)
+            else rows([chapter], preset, chapter.root / "_build" / "records")
+        )
     return result
 
 
@@ -62,7 +64,12 @@ def measured(row: dict) -> str:
 def baselines(chapters: list[Chapter]) -> dict[tuple[str, str], str]:
     """What each claim is compared with: {(chapter, claim id): words}."""
     papers = [paper for chapter in chapters if (paper := chapter.paper())]
-    stated = (claim for paper in papers for group in (paper.CLAIMS, *getattr(paper, "LONG_CLAIMS", {}).values()) for claim in group)
+    stated = (
+        claim
+        for paper in papers
+        for group in (paper.CLAIMS, *getattr(paper, "LONG_CLAIMS", {}).values())
+        for claim in group
+    )
     return {(claim.chapter, claim.id): claim.baseline for claim in stated}
 
 
@@ -71,7 +78,8 @@ def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str
     if not rows:
         return "No chapter states a claim yet.\n"
     lines = [
-        "| Claim | Verdict | Gain: mean [95 % interval] | Margin | Ours per seed | Baseline per seed | Paper | Chapter |",  # phones show two
+        # phones show two
+        "| Claim | Verdict | Gain: mean [95 % interval] | Margin | Ours per seed | Baseline per seed | Paper | Chapter |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -82,9 +90,13 @@ def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str
         cells = [
             f"{row['statement']} ({row['metric']}, {row['direction']} is better)",
             f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}",
-            gain, f"{row['margin']:g}", _numbers(row["values"]),
-            ": ".join(filter(None, [against, _numbers(row["baseline_values"])])), paper, _link(row["chapter"]),
-        ]  # fmt: skip
+            gain,
+            f"{row['margin']:g}",
+            _numbers(row["values"]),
+            ": ".join(filter(None, [against, _numbers(row["baseline_values"])])),
+            paper,
+            _link(row["chapter"]),
+        ]
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
 
@@ -93,13 +105,24 @@ def status_table(chapters: list[Chapter], executed: dict[str, dict], rows: list[
     """Every notebook's last execution. ``executed`` maps chapter names to what the runner noted (cache.metadata)."""
     if not chapters:
         return "No chapter yet.\n"
-    lines = ["| Notebook | Preset | Seed | Executed (UTC) | Duration | Claims | Result |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| Notebook | Preset | Seed | Executed (UTC) | Duration | Claims | Result |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for chapter in chapters:
         noted, own = executed.get(chapter.name, {}), [r["verdict"] for r in rows if r["chapter"] == chapter.name]
         counts = ", ".join(f"{own.count(v)} {v}" for v in VERDICTS if v in own) or "none stated"
         if noted:
             when = noted["executed"][:16].replace("T", " ")
-            cells = [_link(chapter.name), noted["preset"], str(noted["seed"]), when, f"{noted['seconds']:.0f} s", counts, "ran to its end"]
+            cells = [
+                _link(chapter.name),
+                noted["preset"],
+                str(noted["seed"]),
+                when,
+                f"{noted['seconds']:.0f} s",
+                counts,
+                "ran to its end",
+            ]
         else:
             cells = [f"`{chapter.name}`", "", "", "", "", counts, "not run"]
         lines.append(_row(cells))

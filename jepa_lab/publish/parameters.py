@@ -27,11 +27,15 @@ def tagged(notebook: Path) -> dict:
             (target,) = statement.targets
             defaults[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError):
-            raise ValueError(f"{notebook.name}: the parameters cell may hold only lines like  name = constant") from None
+            raise ValueError(
+                f"{notebook.name}: the parameters cell may hold only lines like  name = constant"
+            ) from None
     return defaults
 
 
-def resolve(chapter: Chapter, preset: str, seed: int, given: dict[str, str], device: str = "auto", out: str = "") -> tuple[dict, object]:
+def resolve(
+    chapter: Chapter, preset: str, seed: int, given: dict[str, str], device: str = "auto", out: str = ""
+) -> tuple[dict, object]:
     """The notebook's parameters and the paper's config for one run.
 
     ``given`` maps names to text, as typed after ``-p``. Names of the tagged cell go straight to the notebook, names of
@@ -63,7 +67,9 @@ def _configure(chapter: Chapter, preset: str, texts: dict[str, str], own: list[s
     return configure(paper, chapter.name, preset, texts, also)
 
 
-def configure(paper: ModuleType, name: str, preset: str, texts: dict[str, str], also: Sequence[str] = ()) -> tuple[object, dict]:
+def configure(
+    paper: ModuleType, name: str, preset: str, texts: dict[str, str], also: Sequence[str] = ()
+) -> tuple[object, dict]:
     """A paper's config of a preset with fields given as text; returns it and the converted fields.
 
     ``name`` and ``also``, names that are known elsewhere, are for the message of the ValueError on an unknown field.
@@ -82,7 +88,9 @@ def convert(name: str, text: str, default):
     if isinstance(default, str):
         return text
     try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.strip().lower(), text.strip()))
+        value = ast.literal_eval(
+            {"true": "True", "false": "False", "none": "None"}.get(text.strip().lower(), text.strip())
+        )
     except (ValueError, SyntaxError):
         value = text
     if default is None:

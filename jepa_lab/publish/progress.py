@@ -29,16 +29,22 @@ class Progress:
         self.left.pop(job, None)
         self.begun.pop(job, None)
         if outcome.ok and job in self.alike:
-            self.left.update({other: outcome.seconds for other in self.left if self.alike.get(other) == self.alike[job]})
+            self.left.update(
+                {other: outcome.seconds for other in self.left if self.alike.get(other) == self.alike[job]}
+            )
         word = "finished" if outcome.ok else "FAILED  "
         done = self.total - len(self.left)
-        self._line(f"{word} {self.names[job]} in {clock(outcome.seconds)}  [{done}/{self.total}, about {clock(self.seconds_left())} left]")
+        self._line(
+            f"{word} {self.names[job]} in {clock(outcome.seconds)}  [{done}/{self.total}, about {clock(self.seconds_left())} left]"
+        )
         if not outcome.ok:
             kept = f" -> {outcome.job.failed}" if outcome.job.failed.exists() else ""
             self._line(f"  {outcome.message}{kept}")
 
     def seconds_left(self) -> float:
-        """Jobs side by side: the sum shared out, but never less than the longest; an overdue job is taken as nearly done."""
+        """Jobs side by side: the sum shared out, but never less than the longest; an overdue job is taken as nearly
+        done.
+        """
         now = time.monotonic()
         each = [max(s - (now - self.begun.get(job, now)), 0.05 * s) for job, s in self.left.items()]
         return max([sum(each) / self.side_by_side, *each], default=0.0)
@@ -52,7 +58,9 @@ class Progress:
         part = sum(number / total for number, total in cells.values() if total)
         filled = int(width * (done + min(part, 0.99 * len(cells))) / max(1, self.total))
         which = ", ".join(f"{self.names[job]} cell {n}/{t}" for job, (n, t) in cells.items())
-        bar = f"[{'#' * filled}{'.' * (width - filled)}] {done}/{self.total}  {clock(self.seconds_left())} left  {which}"
+        bar = (
+            f"[{'#' * filled}{'.' * (width - filled)}] {done}/{self.total}  {clock(self.seconds_left())} left  {which}"
+        )
         self.stream.write(f"\r{bar[:118]}\x1b[K")
         self.stream.flush()
 

@@ -30,7 +30,13 @@ CELL_TIMEOUT = {"smoke": 180, "laptop": 1200, "gpu": 3 * 3600}  # seconds; other
 START_TIMEOUT = 180
 GRACE = 60  # seconds a worker may be late before the watchdog ends it
 EXPECTED = {"smoke": 20, "laptop": 240, "gpu": 3600}  # seconds, until something was measured
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +75,9 @@ class Outcome:
         return self.status in ("done", "cached")
 
 
-def plan(chapter: Chapter, preset: str, seed: int, given: dict[str, str], *, device="auto", out: Path | None = None) -> Job:
+def plan(
+    chapter: Chapter, preset: str, seed: int, given: dict[str, str], *, device="auto", out: Path | None = None
+) -> Job:
     """Checks the parameters of one run and says where its notebook and record go; raises ValueError, starts nothing."""
     build = chapter.root / "_build"
     out = Path(out).resolve() if out else build / "records"
@@ -78,15 +86,36 @@ def plan(chapter: Chapter, preset: str, seed: int, given: dict[str, str], *, dev
     options = [f"-p {shlex.quote(f'{name}={text}')}" for name, text in given.items()]
     options += [f"--device {device}"] * (device != "auto")
     command = " ".join([f"python -m jepa_lab run {chapter.name} --preset {preset} --seed {seed}", *options])
-    return Job(chapter, preset, seed, values, record, build / "executed" / preset / "notebooks" / f"{chapter.name}.ipynb", command)
+    return Job(
+        chapter,
+        preset,
+        seed,
+        values,
+        record,
+        build / "executed" / preset / "notebooks" / f"{chapter.name}.ipynb",
+        command,
+    )
 
 
-def run(jobs: list[Job], *, side_by_side=2, threads=1, cell_timeout=None, start_timeout=START_TIMEOUT, force=False, progress=None) -> list[Outcome]:
+def run(
+    jobs: list[Job],
+    *,
+    side_by_side=2,
+    threads=1,
+    cell_timeout=None,
+    start_timeout=START_TIMEOUT,
+    force=False,
+    progress=None,
+) -> list[Outcome]:
     """Executes the jobs that the cache does not answer and returns one Outcome per job, in order of ending.
 
     On SIGINT or SIGTERM every child is ended, temporary folders are removed, and the exception goes on.
     """
-    stale = [job for job in jobs if force or not job.keep or not cache.fresh(job.output, cache.key(job.chapter, job.parameters))]
+    stale = [
+        job
+        for job in jobs
+        if force or not job.keep or not cache.fresh(job.output, cache.key(job.chapter, job.parameters))
+    ]
     outcomes = [Outcome(job, "cached") for job in jobs if job not in stale]
     progress = progress or Progress(side_by_side)
     alike = {id(job): (job.chapter.name, job.preset) for job in stale}
@@ -132,17 +161,24 @@ class _Child:
         self.key = cache.key(job.chapter, job.parameters)
         folder.mkdir(parents=True)
         spec = {
-            "notebook": str(job.chapter.notebook), "parameters": job.parameters, "cwd": str(job.chapter.notebook.parent),
-            "cell_timeout": cell_timeout, "start_timeout": start_timeout,
-        }  # fmt: skip
+            "notebook": str(job.chapter.notebook),
+            "parameters": job.parameters,
+            "cwd": str(job.chapter.notebook.parent),
+            "cell_timeout": cell_timeout,
+            "start_timeout": start_timeout,
+        }
         (folder / "job.txt").write_text(repr(spec), encoding="utf-8")
         environment = os.environ | {name: str(threads) for name in THREAD_VARIABLES}
         environment |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONUNBUFFERED": "1"}
         with (folder / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jepa_lab.publish.worker", str(folder)],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
 
     def cell(self) -> tuple[int, int]:
         """The number of the running cell and of all cells; (0, 0) before the first."""
@@ -219,11 +255,19 @@ class _Child:
         notebook = nbformat.read(executed, as_version=4)
         record = self.job.record
         notebook.metadata["jepa_lab"] = {
-            "key": self.key, "chapter": self.job.chapter.name, "preset": self.job.preset, "seed": self.job.seed,
-            "parameters": {k: v for k, v in self.job.parameters.items() if k != "out"}, "command": self.job.command,
-            "executed": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": seconds,
-            "records": [str(record)] if record else [], "data": cache.data_state(), "versions": records.versions(), "git_commit": records.git_commit(),
-        }  # fmt: skip
+            "key": self.key,
+            "chapter": self.job.chapter.name,
+            "preset": self.job.preset,
+            "seed": self.job.seed,
+            "parameters": {k: v for k, v in self.job.parameters.items() if k != "out"},
+            "command": self.job.command,
+            "executed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "records": [str(record)] if record else [],
+            "data": cache.data_state(),
+            "versions": records.versions(),
+            "git_commit": records.git_commit(),
+        }
         nbformat.write(notebook, executed)
         self.job.output.parent.mkdir(parents=True, exist_ok=True)
         os.replace(executed, self.job.output)
@@ -254,8 +298,10 @@ def _workplace(jobs: list[Job]) -> Iterator[Path]:
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C, so that the children end with us."""
+
     def interrupt(signum, frame):
         raise KeyboardInterrupt
+
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield

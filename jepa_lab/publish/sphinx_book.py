@@ -1,7 +1,8 @@
 """Sphinx extension of the book: plotly figures, local scripts only, light pages.
 
 - Renders `application/vnd.plotly.v1+json` (which myst-nb drops) as a placeholder that `plotly-book.js` draws. The one
-  `plotly.min.js` is copied from the installed plotly package, so it always fits the figures, and is loaded only on pages
+  `plotly.min.js` is copied from the installed plotly package, so it always fits the figures, and is loaded only on
+  pages
   that hold a figure. `anywidget.js` is copied from the installed anywidget package in the same way.
 - Takes Thebe's scripts off every page: the book offers no Thebe button, the theme's set-up line is written twice (an
   error on every page), and the library itself would come from a CDN.
@@ -54,8 +55,10 @@ def placeholder(spec: dict) -> str:
     height = int(spec.get("layout", {}).get("height") or 450)
     body = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # no "</script>" or "<!--" inside the script
     title, text = (html.escape(said) for said in (figure_title(spec), figure_description(spec)))
-    return (f'<div class="jl-plot" role="group" aria-label="{title}" style="min-height:{height}px">'
-            f'<p class="jl-plot-alt">{title}. {text}</p><script type="application/json">{body}</script></div>')
+    return (
+        f'<div class="jl-plot" role="group" aria-label="{title}" style="min-height:{height}px">'
+        f'<p class="jl-plot-alt">{title}. {text}</p><script type="application/json">{body}</script></div>'
+    )
 
 
 def copy_libraries(app) -> None:
@@ -65,11 +68,15 @@ def copy_libraries(app) -> None:
 
     static = Path(app.outdir, "_static", "vendor")
     static.mkdir(parents=True, exist_ok=True)
-    sources = {"plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
-               "anywidget.js": Path(anywidget.__file__).parent / "nbextension" / "index.js"}
+    sources = {
+        "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
+        "anywidget.js": Path(anywidget.__file__).parent / "nbextension" / "index.js",
+    }
     for name, source in sources.items():
         if not source.is_file():
-            raise FileNotFoundError(f"{source} is missing: reinstall the pinned {source.parts[-3]} (pip install -r requirements.txt)")
+            raise FileNotFoundError(
+                f"{source} is missing: reinstall the pinned {source.parts[-3]} (pip install -r requirements.txt)"
+            )
         if not (static / name).is_file() or (static / name).read_bytes() != source.read_bytes():
             shutil.copyfile(source, static / name)
 
@@ -83,6 +90,7 @@ def add_plotly(app, pagename, templatename, context, doctree) -> None:
 
 def drop_thebe(app, pagename, templatename, context, doctree) -> None:
     """Remove Thebe's constants and loader from the page's scripts."""
+
     def thebe(script) -> bool:
         inline = getattr(script, "attributes", {}).get("body") or ""
         return "THEBE_JS_URL" in inline or "sphinx-thebe.js" in str(getattr(script, "filename", script))

@@ -26,6 +26,7 @@ TOOLS = Path(__file__).resolve().parent
 
 def toc_files(root: Path) -> list[str]:
     """Every document in _toc.yml, as 'folder/name' without an ending, the first page first."""
+
     def walk(node):
         if isinstance(node, dict):
             for name, value in node.items():
@@ -36,6 +37,7 @@ def toc_files(root: Path) -> list[str]:
         elif isinstance(node, list):
             for item in node:
                 yield from walk(item)
+
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     return [name.removesuffix(".md").removesuffix(".ipynb") for name in walk(toc)]
 
@@ -52,7 +54,9 @@ def stage(root: Path, preset: str) -> Path:
         shutil.copyfile(root / name, place / name)
     shutil.copytree(root / "book", place / "book", ignore=shutil.ignore_patterns(".*", "_generated"))
     for name in pages:
-        (place / "notebooks" / f"{name}.ipynb").write_text(nbformat.writes(presentable(executed / f"{name}.ipynb")) + "\n", encoding="utf-8")
+        (place / "notebooks" / f"{name}.ipynb").write_text(
+            nbformat.writes(presentable(executed / f"{name}.ipynb")) + "\n", encoding="utf-8"
+        )
     chapters = [chapter for chapter in find(root) if chapter.name in pages]
     rows = ledger.rows_for_book(chapters, preset)
     noted = {chapter.name: cache.metadata(executed / f"{chapter.name}.ipynb") for chapter in chapters}
@@ -134,7 +138,12 @@ def is_current(root: Path) -> bool:
 def _digest(place: Path) -> str:
     """What the HTML depends on: every staged file, the extension that renders it, the versions of the tools."""
     digest = hashlib.sha256(repr(sorted(records.versions().items())).encode())
-    files = [*place.rglob("*"), *TOOLS.glob("sphinx_*.py"), *TOOLS.parent.glob("publish/*.js"), *TOOLS.parent.glob("publish/*.css")]
+    files = [
+        *place.rglob("*"),
+        *TOOLS.glob("sphinx_*.py"),
+        *TOOLS.parent.glob("publish/*.js"),
+        *TOOLS.parent.glob("publish/*.css"),
+    ]
     for path in sorted(p for p in files if p.is_file()):
         digest.update(str(path.name if path.is_relative_to(TOOLS) else path.relative_to(place)).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())

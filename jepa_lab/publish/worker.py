@@ -42,7 +42,9 @@ class ReportingEngine(NBClientEngine):
         start = manager.cell_start
 
         def cell_start(cell, cell_index=None, **more):
-            injected = sum("injected-parameters" in c.metadata.get("tags", []) for c in manager.nb.cells[: cell_index + 1])
+            injected = sum(
+                "injected-parameters" in c.metadata.get("tags", []) for c in manager.nb.cells[: cell_index + 1]
+            )
             (cls.folder / "progress.txt").write_text(f"{cell_index + 1 - injected} {len(manager.nb.cells) - 1}")
             start(cell, cell_index, **more)
 
@@ -60,10 +62,17 @@ def main(folder: Path) -> None:
     error, died = None, False
     try:
         papermill.execute_notebook(
-            job["notebook"], folder / "notebook.ipynb", parameters=job["parameters"], engine_name="reporting",
-            kernel_name="python3", cwd=job["cwd"], progress_bar=False, autosave_cell_every=0,
-            start_timeout=job["start_timeout"], execution_timeout=job["cell_timeout"],
-        )  # fmt: skip
+            job["notebook"],
+            folder / "notebook.ipynb",
+            parameters=job["parameters"],
+            engine_name="reporting",
+            kernel_name="python3",
+            cwd=job["cwd"],
+            progress_bar=False,
+            autosave_cell_every=0,
+            start_timeout=job["start_timeout"],
+            execution_timeout=job["cell_timeout"],
+        )
     except PapermillExecutionError as stopped:
         error = f"{stopped.ename}: {_one_line(stopped.evalue)}"
     except Exception as stopped:  # time-out, dead kernel, broken notebook: the parent reports it and goes on

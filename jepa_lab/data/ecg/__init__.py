@@ -1,0 +1,1 @@
+"""Electrocardiograms: records, simulator, WFDB files."""

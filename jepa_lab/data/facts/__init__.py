@@ -1,0 +1,1 @@
+"""Facts for the reversal curse: generated, real, sums."""

@@ -1,0 +1,150 @@
+"""Unpack archives without trusting them.
+
+An archive is a stranger's list of file names. Nothing here writes outside the folder it was given, follows a link,
+fills
+the disk without a limit, or keeps a pickle (loading one runs its author's code). Every refusal is one `DataError`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
+
+CHUNK = 1 << 20
+# RuntimeError is a zip's password or unknown compression; the file system errors are one name as both file and folder.
+BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    RuntimeError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill"}
+
+
+class DataError(ValueError):
+    """A data file is missing, broken or unsafe. The message says which one, what was tried and what to do."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def store(packed: Path, target: Path, *, sha256: str, size: int) -> None:
+    """Write the content of `packed` (unzipped when its name ends in .gz) to `target`: all of it and right, or nothing.
+
+    `size` (bytes) and `sha256` describe the content. It is checked in a temporary file beside `target`, then renamed,
+    so that no reader ever sees half a file and two writers can't hurt each other. Raises `DataError`.
+    """
+    digest, written = hashlib.sha256(), 0
+    opener = gzip.open if packed.name.endswith(".gz") else open
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as out, opener(packed, "rb") as stream:
+            for chunk in _content(stream, packed):
+                written += len(chunk)
+                if written > size:
+                    raise DataError(f"{packed.name} holds more than the {size} bytes it should")
+                digest.update(chunk)
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        if written < size:
+            raise DataError(f"{packed.name} is truncated: {written} bytes of {size}")
+        if digest.hexdigest() != sha256:
+            raise DataError(f"{packed.name} has sha256 {digest.hexdigest()} where {sha256} was expected")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _content(stream: BufferedIOBase, packed: Path) -> Iterator[bytes]:
+    try:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{packed.name} is truncated or not a gzip file ({error})") from error
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int = 8 << 30) -> list[Path]:
+    """Unpack a tar (any compression) or zip into the new folder `folder`; returns the written files, sorted.
+
+    Refuses names that leave the folder, devices, pickles, and more than `max_bytes` of content; links are left out, so
+    nothing is written through one. On any refusal `folder` is removed again. Raises `DataError`.
+    """
+    folder.mkdir(parents=True)
+    try:
+        return sorted(_unpack(archive, folder, max_bytes))
+    except BROKEN as error:
+        shutil.rmtree(folder)
+        raise DataError(f"{archive.name} is truncated, locked or not an archive ({error}); fetch it again") from error
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def _unpack(archive: Path, folder: Path, max_bytes: int) -> Iterator[Path]:
+    left = max_bytes
+    for name, stream in _members(archive):
+        path = _inside(folder, name, archive)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as out:
+            while chunk := stream.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise DataError(f"{archive.name} unpacks to more than {max_bytes} bytes: refused")
+                out.write(chunk)
+        refuse_pickle(path, f"{name!r} in {archive.name}")
+        yield path
+
+
+def _members(archive: Path) -> Iterator[tuple[str, BufferedIOBase]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as bag:
+            for info in bag.infolist():
+                if not info.is_dir():
+                    with bag.open(info) as stream:
+                        yield info.filename, stream
+    else:
+        with tarfile.open(archive) as bag:
+            for member in bag:
+                if member.ischr() or member.isblk() or member.isfifo():
+                    raise DataError(f"{archive.name} holds the device file {member.name!r}: refused")
+                if member.isfile():
+                    yield member.name, bag.extractfile(member)
+
+
+def _inside(folder: Path, name: str, archive: Path) -> Path:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or parts[0].startswith("/") or ":" in parts[0] or ".." in parts or "\0" in name:
+        raise DataError(f"{archive.name} holds {name!r}, which would leave the target folder: refused")
+    return folder.joinpath(*parts)
+
+
+def refuse_pickle(path: Path, what: str | None = None) -> None:
+    """`DataError` when `path` is a pickle by its name or its first and last bytes (protocol 2 and later)."""
+    with path.open("rb") as stream:
+        head = stream.read(2)
+        stream.seek(max(path.stat().st_size - 1, 0))
+        tail = stream.read(1)
+    pickled = len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5 and tail == b"."
+    if pickled or path.suffix.lower() in PICKLE_SUFFIXES:
+        raise DataError(f"{what or path} is a pickle, and loading one can run anything: refused")

@@ -1,0 +1,71 @@
+"""Data sets of many files that come in one archive with a list of their sha256, as PhysioNet publishes them.
+
+We know the sha256 of the list; the list vouches for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from jepa_lab.data.sources.archives import DataError, sha256_of, unpack
+from jepa_lab.data.sources.download import download
+
+LARGEST = 8 << 30  # bytes: no archive here is larger, packed or unpacked
+
+
+def listed(sums: Path) -> dict[str, str]:
+    """{name: sha256} of a file of lines "sha256 name". `DataError`: a broken line, or a name that leaves the folder."""
+    found = {}
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64})\s+\*?(\S.*)", line)
+        name = PurePosixPath(match[2]) if match else None
+        if name is None or name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or "\\" in match[2]:
+            raise DataError(f"{sums} is damaged: it holds the line {line[:120]!r}; remove it and fetch it again")
+        found[match[2]] = match[1]
+    return found
+
+
+def missing(folder: Path, sums: Path) -> list[str]:
+    """The listed files that aren't in `folder`; all is well with a missing list, which is for others to complain of."""
+    return [name for name in listed(sums) if not (folder / name).is_file()] if sums.is_file() else []
+
+
+def faults(folder: Path, sums: Path) -> list[str]:
+    """The listed files that aren't in `folder` or differ from their sha256: reads all of it."""
+    return [
+        name
+        for name, sha256 in listed(sums).items()
+        if not (folder / name).is_file() or sha256_of(folder / name) != sha256
+    ]
+
+
+def from_zip(url: str, folder: Path, sums: str, known: dict[str, str], progress: bool) -> None:
+    """Download the archive at `url`, check all that its list `sums` names, and move just that into `folder`.
+
+    known: {name: sha256} that don't depend on the list, the list among them. They are moved last. Raises `DataError`,
+    `SourceFailed`; then `folder` is as it was.
+    """
+
+    def check(archive: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as work:
+            unpack(archive, Path(work) / "content", max_bytes=LARGEST)
+            tops = sorted((Path(work) / "content").glob(sums)) + sorted((Path(work) / "content").glob(f"*/{sums}"))
+            if not tops:
+                raise DataError(f"the archive from {url} holds no {sums}")
+            top = tops[0].parent
+            bad = [
+                name for name, sha256 in known.items() if not (top / name).is_file() or sha256_of(top / name) != sha256
+            ]
+            bad = bad or faults(top, top / sums)
+            if bad:
+                raise DataError(
+                    f"{len(bad)} files in the archive from {url} are missing or wrong, the first is {bad[0]}"
+                )
+            for name in [*(name for name in listed(top / sums) if name not in known), *known]:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(top / name, folder / name)
+
+    download(url, folder / PurePosixPath(url).name, check, max_bytes=LARGEST, progress=progress)

@@ -1,0 +1,1 @@
+"""ECG-JEPA (Weimann & Conrad 2024). Chapter 07."""

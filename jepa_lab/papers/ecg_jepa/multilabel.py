@@ -1,0 +1,200 @@
+"""Several yes-or-no labels at once: macro-AUC with its interval, and logistic regression on frozen features.
+
+The area under the ROC curve of a label is the chance that a record with it scores higher than one without; ties count
+half. The macro-AUC is its mean over labels. A label that no record has, or every one, has no such area: refused, never
+left out of the mean in silence.
+
+Shapes: n records, L labels, D width, K principal axes, G groups of tied scores, R resamples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from jepa_lab.probes.linear import HELD_OUT, L2_GRID, LinearFit
+from jepa_lab.probes.scores import Score, bootstrap
+
+Scores, Labels = Float[Tensor, "n L"], Bool[Tensor, "n L"]
+
+
+def class_auc(scores: Scores, labels: Labels, names: Sequence[str] = ()) -> Float[Tensor, " L"]:
+    """Area under the ROC curve of every label. Raises ValueError for a label without positives or without negatives."""
+    _check(scores, labels, names)
+    return _weighted_auc(scores, labels, torch.ones(1, len(labels), dtype=torch.float64, device=labels.device))[0]
+
+
+def macro_auc(scores: Scores, labels: Labels, names: Sequence[str] = ()) -> Float[Tensor, ""]:
+    """Mean over the labels of `class_auc`; the same error. `names` are only for its message."""
+    return class_auc(scores, labels, names).mean()
+
+
+def auc_score(
+    scores: Scores,
+    labels: Labels,
+    generator: Generator | None = None,
+    patients: Int64[Tensor, " n"] | None = None,
+    names: Sequence[str] = (),
+    resamples: int = 200,
+) -> Score:
+    """Macro-AUC with its 95 % bootstrap interval over patients (records, where `patients` is not given).
+
+    A resample that happens to lack a label's positives or negatives counts with the mean of the other labels, and a
+    warning
+    says how many resamples that were and which labels: with rare ones the interval is too narrow, as their AUC's own
+    spread is lost.
+    """
+    _check(scores, labels, names)
+    group_n = torch.arange(len(labels)) if patients is None else patients.unique(return_inverse=True)[1].cpu()
+    generator = generator if generator is not None else Generator().manual_seed(0)
+    like = torch.zeros((), dtype=torch.float64)
+    scores, labels = scores.cpu(), labels.cpu()
+
+    def metric(weight_RG: Tensor) -> Tensor:
+        auc_RL = _weighted_auc(scores, labels, weight_RG[:, group_n])
+        lacking_L = auc_RL.isnan().sum(dim=0)
+        if bool(lacking_L.any()):
+            which = ", ".join(names[i] if names else str(i) for i in lacking_L.nonzero().flatten().tolist())
+            warnings.warn(
+                f"{int(auc_RL.isnan().any(dim=1).sum())} of {len(auc_RL)} resamples lack positives or negatives of {which}",
+                stacklevel=2,
+            )
+        return auc_RL.nanmean(dim=1)
+
+    return bootstrap(metric, int(group_n.max()) + 1, like, generator, resamples=resamples)
+
+
+def _check(scores: Tensor, labels: Tensor, names: Sequence[str]) -> None:
+    if scores.shape != labels.shape or scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(
+            f"scores and labels must be one non-empty [records, labels], got {list(scores.shape)} and {list(labels.shape)}"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("scores hold NaN or Inf: the model diverged, or its input did")
+    count_L = labels.sum(dim=0)
+    for what, lacking_L in (("positives", count_L == 0), ("negatives", count_L == len(labels))):
+        if bool(lacking_L.any()):
+            which = [names[i] if names else str(i) for i in lacking_L.nonzero().flatten().tolist()]
+            raise ValueError(
+                f"no {what} among {len(labels)} records for {', '.join(which)}: no AUC there; take more records or fewer labels"
+            )
+
+
+def _weighted_auc(scores: Tensor, labels: Tensor, weight_Rn: Tensor) -> Tensor:
+    """AUC [R, L] of records that count as often as their weight says; NaN where a label has no positives or no
+    negatives.
+    """
+    found = []
+    for score_n, label_n in zip(scores.mT, labels.mT):
+        group_n = score_n.unique(return_inverse=True)[1]  # equal scores form one group, in rising order
+        num_groups = int(group_n.max()) + 1
+        with_Rn, without_Rn = weight_Rn * label_n, weight_Rn * ~label_n
+        without_RG = weight_Rn.new_zeros(len(weight_Rn), num_groups).index_add_(1, group_n, without_Rn)
+        below_RG = without_RG.cumsum(dim=1) - 0.5 * without_RG
+        found.append((with_Rn * below_RG[:, group_n]).sum(1) / (with_Rn.sum(1) * without_Rn.sum(1)))
+    return torch.stack(found, dim=1)
+
+
+# Logistic regression, one label at a time
+
+
+@torch.no_grad()
+def fit_labels(train_x: Float[Tensor, "n D"], train_y: Labels, generator: Generator | None = None) -> LinearFit:
+    """Logistic regression for every label on standardised features; the fit gives logits.
+
+    One l2 for all labels, from probes.L2_GRID, by log-loss on a held-out fifth of the training records, which is
+    defined for a label without positives there, too. Then all records are fitted.
+    Raises ValueError for features that are not finite, lengths that differ and a label without a training positive.
+    """
+    _check(train_x.new_zeros(train_y.shape), train_y, ())
+    if len(train_x) != len(train_y) or len(train_x) < 5 or not bool(torch.isfinite(train_x).all()):
+        raise ValueError(
+            f"need finite features and labels of at least 5 records, got {list(train_x.shape)} and {list(train_y.shape)}"
+        )
+    std_D, mean_D = torch.std_mean(train_x.float(), dim=0, correction=0)
+    std_D = torch.where(std_D > 1e-6 * mean_D.abs().clamp_min(1e-30), std_D, 1.0)  # constant features become zero
+    variance_K, axes_DK = torch.linalg.eigh(
+        torch.cov(((train_x.float() - mean_D) / std_D).mT, correction=0).reshape(len(mean_D), -1)
+    )
+    z_nK, variance_K = (train_x.float() - mean_D) / std_D @ axes_DK, variance_K.clamp_min(0)
+    generator = generator if generator is not None else Generator().manual_seed(0)
+    order_n, held = (
+        torch.randperm(len(z_nK), generator=generator, device=generator.device).to(z_nK.device),
+        max(1, round(HELD_OUT * len(z_nK))),
+    )
+    fit_n, held_n, weight_KL, bias_L, losses = order_n[held:], order_n[:held], None, None, {}
+    for l2 in L2_GRID:  # each starts from the one before
+        weight_KL, bias_L = _solve(z_nK[fit_n], train_y[fit_n], variance_K, l2, weight_KL, bias_L)
+        losses[l2] = float(
+            F.binary_cross_entropy_with_logits(z_nK[held_n] @ weight_KL + bias_L, train_y[held_n].float())
+        )
+        if losses[l2] > 1.05 * min(losses.values()):
+            break  # weaker ones would only fit more noise
+    l2 = min(losses, key=losses.get)  # the first, strongest one of equals
+    weight_KL, bias_L = _solve(z_nK, train_y, variance_K, l2)
+    return LinearFit(mean_D, std_D, axes_DK @ weight_KL, bias_L, l2)
+
+
+def _solve(
+    z_nK: Tensor,
+    y_nL: Tensor,
+    variance_K: Tensor,
+    l2: float,
+    weight_KL: Tensor | None = None,
+    bias_L: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weights [K, L] and biases [L] that minimise each label's mean log-loss + l2 / 2 |weight|^2, by full-batch L-BFGS.
+
+    Features lie along their principal axes: dividing each weight by about its curvature^-1/2 makes the problem round.
+    """
+    scale_K1 = (variance_K / 4 + l2).rsqrt()[:, None]
+    u_KL = z_nK.new_zeros(z_nK.shape[1], y_nL.shape[1]) if weight_KL is None else weight_KL / scale_K1
+    b_L, y_nL = z_nK.new_zeros(y_nL.shape[1]) if bias_L is None else bias_L.clone(), y_nL.to(z_nK.dtype)
+    solver = torch.optim.LBFGS(
+        [u_KL, b_L],
+        max_iter=100,
+        history_size=20,
+        tolerance_grad=3e-5,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:  # with the gradient by hand, since no_grad callers are welcome
+        w_KL = u_KL * scale_K1
+        logit_nL = z_nK @ w_KL + b_L
+        residual_nL = (logit_nL.sigmoid() - y_nL) / len(z_nK)
+        u_KL.grad = (z_nK.mT @ residual_nL + l2 * w_KL) * scale_K1
+        b_L.grad = residual_nL.sum(dim=0)
+        return F.binary_cross_entropy_with_logits(logit_nL, y_nL) * y_nL.shape[1] + 0.5 * l2 * w_KL.square().sum()
+
+    solver.step(loss)
+    return u_KL * scale_K1, b_L
+
+
+# Few labels
+
+
+def few(labels: Labels, sizes: Sequence[int], generator: Generator, positives: int = 2) -> list[Int64[Tensor, " m"]]:
+    """Indices of nested random subsets, smallest first, of which even the smallest has `positives` records with every
+    label.
+
+    Those come first in the order, the rarest label's before others'; with fewer than `positives` in all, a label gives
+    what it has. All else is random. Raises ValueError when a size exceeds the records or cannot hold them.
+    """
+    order, count_L = torch.randperm(len(labels), generator=generator).tolist(), labels.sum(dim=0)
+    first: list[int] = []
+    for label in count_L.argsort().tolist():
+        missing = min(positives, int(count_L[label])) - sum(bool(labels[i, label]) for i in first)
+        if missing > 0:
+            first += [i for i in order if labels[i, label] and i not in first][:missing]
+    if min(sizes) < len(first) or max(sizes) > len(labels):
+        raise ValueError(
+            f"subsets of {tuple(sizes)} of {len(labels)} records: {len(first)} are needed for {positives} positives of every label"
+        )
+    chosen = torch.tensor(first + [i for i in order if i not in set(first)])
+    return [chosen[:size] for size in sorted(sizes)]

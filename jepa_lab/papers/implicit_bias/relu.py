@@ -1,0 +1,69 @@
+"""A ReLU encoder instead of the linear one: does the order of learning survive? Our extension of the linear chapter.
+
+Shapes: `S` seeds, `B` samples, `D` input width, `H` hidden width, `T` recorded times. Float64, seeds batched.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from jepa_lab.papers.implicit_bias.pairs import Views
+from jepa_lab.papers.implicit_bias.theory import Objective
+
+
+def encode(layers: list[Tensor], x: Tensor) -> Tensor:
+    """W^L relu(... relu(W^1 x)) for x Float[S, B, D] or [1, B, D]."""
+    for w in layers[:-1]:
+        x = torch.relu(x @ w.mT)
+    return x @ layers[-1].mT
+
+
+def linear_gain(layers: list[Tensor], views: Views, x: Float[Tensor, "#S B D"]) -> Float[Tensor, "S D"]:
+    """||E[f(x) x_i]|| / var(x_i): how strongly direction i enters the code, in its linear part."""
+    code = encode(layers, x)
+    return (code.mT @ x / x.shape[-2] / (views.lam / views.rho)).norm(dim=-2)
+
+
+def train_relu(
+    objective: Objective,
+    views: Views,
+    *,
+    depth: int,
+    hidden: int,
+    eps: float,
+    num_seeds: int,
+    batch_size: int,
+    step_size: float,
+    num_steps: int,
+    num_records: int,
+    generator: Generator,
+) -> tuple[Float[Tensor, " T"], Float[Tensor, "T S D"]]:
+    """SGD on fresh batches with autograd and a detached target; returns literal times and `linear_gain` of every seed."""
+    kw = dict(generator=generator, dtype=torch.float64, device=generator.device)
+    widths = [len(views.gamma)] + [hidden] * (depth - 1) + [len(views.gamma)]
+    scale = eps ** (1 / depth)  # per layer, as in the linear chapter; a ReLU halves the variance, hence the 2
+    layers = [
+        scale * (2.0 if a else 1.0) ** 0.5 * torch.randn(num_seeds, widths[a + 1], widths[a], **kw) / widths[a] ** 0.5
+        for a in range(depth)
+    ]
+    predictor = scale * torch.randn(num_seeds, widths[-1], widths[-1], **kw) / widths[-1] ** 0.5
+    params = [p.requires_grad_() for p in (*layers, predictor)]
+    x_eval, _ = views.sample(1, 2048, generator)
+    gains, every = [], max(1, num_steps // num_records)
+    for step in range(num_steps + 1):
+        if step % every == 0:
+            with torch.no_grad():
+                gains.append(linear_gain(layers, views, x_eval))
+        x_SBD, y_SBD = views.sample(num_seeds, batch_size, generator)
+        with torch.no_grad():
+            target = encode(layers, y_SBD) if objective == "jepa" else y_SBD
+        error = encode(layers, x_SBD) @ predictor.mT - target
+        grads = torch.autograd.grad(
+            0.5 * error.square().sum(-1).mean(-1).sum(), params
+        )  # summed over seeds, never averaged
+        with torch.no_grad():
+            torch._foreach_add_(params, grads, alpha=-step_size)
+    gain = torch.stack(gains)
+    if not bool(torch.isfinite(gain).all()):
+        raise ValueError(f"training diverged: step size {step_size:g} is unstable; take a smaller one")
+    return torch.arange(len(gains), device=gain.device) * every * step_size, gain

@@ -1,0 +1,1 @@
+"""I-JEPA and what is hidden. Chapter 01."""

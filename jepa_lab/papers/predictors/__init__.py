@@ -1,0 +1,1 @@
+"""Predictors and collapse. Chapter 02."""

@@ -1,0 +1,1 @@
+"""Interactive figures that several chapters use."""
