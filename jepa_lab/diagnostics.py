@@ -17,7 +17,7 @@ Shapes: n samples, q views of each, D width.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange, reduce
@@ -202,4 +202,21 @@ def collapsed(panel: Mapping[str, float]) -> str | None:
     limit = rank_limit(possible)
     if not rank >= limit:
         return f"dimensional collapse: rankme {rank:.2f} of {possible:.0f} possible is below {limit:.1f}, few directions carry everything"
+    return None
+
+
+History = Mapping[str, Sequence[float]]  # a run's logged values: `step`, `loss` and the collapse panel, equally long
+
+
+def last_alarm(history: History) -> str | None:
+    """The alarm at the last logged step of a run, or None where that panel is healthy."""
+    return collapsed({name: values[-1] for name, values in history.items()})
+
+
+def first_alarm(history: History) -> tuple[int, str] | None:
+    """The first logged step at which the alarm fires, with its reason, or None where it never fires."""
+    for i, step in enumerate(history["step"]):
+        reason = collapsed({name: values[i] for name, values in history.items()})
+        if reason:
+            return int(step), reason
     return None

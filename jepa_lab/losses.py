@@ -34,7 +34,7 @@ def l2(pred: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[
     return F.mse_loss(*_pair(pred, target))
 
 
-def cosine(pred: Float[Tensor, "*shape D"], target: Float[Tensor, "*shape D"]) -> Float[Tensor, ""]:
+def cosine_distance(pred: Float[Tensor, "*shape D"], target: Float[Tensor, "*shape D"]) -> Float[Tensor, ""]:
     """1 - mean cosine similarity along the last axis: 0 when every pair points one way, 2 when opposite (seq-JEPA)."""
     return 1 - F.cosine_similarity(*_pair(pred, target), dim=-1).mean()
 
@@ -129,6 +129,11 @@ def sigreg(
 def normalise(latents: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
     """LayerNorm over the width without learned scale, in float32; without it the scale of the targets drifts."""
     return F.layer_norm(latents.float(), latents.shape[-1:], eps=1e-6)
+
+
+def identity(latents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The latents as they are: the norm of objectives whose targets are not normalised."""
+    return latents
 
 
 def gather_blocks(tokens_BND: Float[Tensor, "B N D"], idx_BMK: Int[Tensor, "B M K"]) -> Float[Tensor, "B M K D"]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from jepa_lab import losses
 
-PAIRED = [losses.smooth_l1, losses.l1, losses.l2, losses.cosine, losses.info_nce]
+PAIRED = [losses.smooth_l1, losses.l1, losses.l2, losses.cosine_distance, losses.info_nce]
 BATCH = [losses.variance, losses.covariance]
 
 
@@ -34,13 +34,13 @@ def test_distances_have_their_closed_form():
     pred, target = torch.tensor([[0.0, 3.0], [1.0, 0.5]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     assert losses.l1(pred, target) == 3.5 / 4 and losses.l2(pred, target) == 9.25 / 4
     assert losses.smooth_l1(pred, target) == (2.5 + 0.125) / 4
-    torch.testing.assert_close(losses.cosine(pred, target), torch.tensor(1 - (0 + 2 / 5**0.5) / 2))
+    torch.testing.assert_close(losses.cosine_distance(pred, target), torch.tensor(1 - (0 + 2 / 5**0.5) / 2))
 
 
 def test_cosine_ignores_length_and_reaches_both_ends():
     z = torch.randn(3, 4, 8, generator=rng())
-    torch.testing.assert_close(losses.cosine(z, 7 * z), torch.tensor(0.0), atol=1e-6, rtol=0)
-    torch.testing.assert_close(losses.cosine(z, -0.1 * z), torch.tensor(2.0))
+    torch.testing.assert_close(losses.cosine_distance(z, 7 * z), torch.tensor(0.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(losses.cosine_distance(z, -0.1 * z), torch.tensor(2.0))
 
 
 def test_info_nce_of_orthogonal_pairs_has_its_closed_form():

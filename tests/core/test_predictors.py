@@ -269,7 +269,7 @@ def test_compiled_equals_eager_without_graph_breaks():
             following = acting(tokens[:, :4], actions).flatten(0, 1)
             z = torch.cat([pred, following, registers.flatten(0, 1)])
             return (losses.variance(z) + losses.covariance(z) + losses.sigreg(z, directions_DS=directions)
-                    + losses.info_nce(z, z.flip(0)) + losses.cosine(z, z.flip(0)))
+                    + losses.info_nce(z, z.flip(0)) + losses.cosine_distance(z, z.flip(0)))
 
         inputs = torch.randn(2, 16, 9), torch.randn(2, 6, 9), torch.randn(2, 4, 3), torch.randn(16, 8)
         graph, weights = torch.compile(every, backend="aot_eager", fullgraph=True), list(encoder.parameters())
