@@ -11,7 +11,6 @@ A run of a chapter opens a record, adds what it measured, and saves it:
 Two runs never write the same file unless chapter, preset, seed and configuration are all equal.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -21,7 +20,6 @@ import re
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -29,7 +27,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import SupportsFloat
 
+from jepa_lab import files
 from jepa_lab.claims import Claim
+from jepa_lab.configs import config_hash, plain
 
 PACKAGE = Path(__file__).resolve().parent
 REPO = PACKAGE.parent
@@ -126,7 +126,7 @@ class Run:
             raise ValueError(f"no value for claim {', '.join(missing)}: call run.claim(...) before run.save()")
         self.record["wall_s"] = round(time.perf_counter() - self._clock, 2)
         self.record["peak_rss_mb"] = peak_rss_mb()
-        write_atomically(self.path, json.dumps(self.record, indent=1, allow_nan=False) + "\n")
+        files.write_text(self.path, json.dumps(self.record, indent=1, allow_nan=False) + "\n")
         return self.path
 
 
@@ -207,18 +207,6 @@ def default_out() -> Path:
     return REPO / "_build" / "records" if (REPO / "notebooks").is_dir() else Path("records")
 
 
-def config_hash(config) -> str:
-    """sha256 of the configuration as canonical JSON."""
-    return hashlib.sha256(json.dumps(plain(config), sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def plain(config) -> dict:
-    """A dataclass or dict as what JSON gives back: tuples as lists, paths and dtypes as text."""
-    if dataclasses.is_dataclass(config):
-        config = dataclasses.asdict(config)
-    return json.loads(json.dumps(config, default=str))
-
-
 def code_hash(chapter: str, package: Path = PACKAGE) -> str:
     """sha256 over every file of the package that can change this chapter's results.
 
@@ -291,23 +279,6 @@ def peak_rss_mb() -> float:
     """This process's peak resident memory in MB (ru_maxrss counts bytes on macOS, kilobytes elsewhere)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes text so that a reader, or a crash at any moment, sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _finite(number: SupportsFloat, what: str) -> float:

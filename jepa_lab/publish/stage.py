@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from jepa_lab import records
+from jepa_lab import files, records
 from jepa_lab.publish import cache, ledger
 from jepa_lab.publish.chapters import find
 
@@ -125,7 +125,7 @@ def build(root: Path, preset: str, force: bool = False) -> tuple[Path, bool]:
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work / "_build" / "html", html)
     shutil.rmtree(work, ignore_errors=True)
-    records.write_atomically(stamp, wanted)
+    files.write_text(stamp, wanted)
     return html / "index.html", True
 
 

@@ -19,7 +19,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.translators import PythonTranslator, papermill_translators
 
-from jepa_lab.records import write_atomically
+from jepa_lab import files
 
 
 class TupleTranslator(PythonTranslator):
@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
         error = f"{type(stopped).__name__}: {_one_line(str(stopped))}"
         died = type(stopped).__name__ == "DeadKernelError"
     result = {"error": error, "died": died, "seconds": round(time.perf_counter() - began, 2)}
-    write_atomically(folder / "result.json", json.dumps(result))
+    files.write_text(folder / "result.json", json.dumps(result))
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,7 @@ import multiprocessing
 import pytest
 import torch
 
-from jepa_lab import records
+from jepa_lab import files, records
 from jepa_lab.claims import Claim
 
 CLAIMS = (Claim("probe", "01_tiny", "A paper", "features beat pixels", "accuracy", "higher", 0.0),)
@@ -82,14 +82,14 @@ def test_long_series_are_thinned_but_keep_their_ends(tmp_path):
 
 def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    records.write_atomically(path, "old")
+    files.write_text(path, "old")
 
     def broken(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(records.os, "replace", broken)
+    monkeypatch.setattr(files.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        records.write_atomically(path, "new")
+        files.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"
 
 
