@@ -1,137 +1,159 @@
-"""Checkpoints: files that survive a kill at any moment and are safe to read, and what two runs must share to be one."""
+"""Checkpoints: files that survive a kill at any moment and are safe to read, and the fingerprint of a run."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
+import tempfile
 import zipfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jepa_lab import distributed
+from jepa_lab import distributed, files
 
-FORMAT = "jepa_lab/3"
+FORMAT = "jepa_lab/4"
 
 
 @dataclass
-class Run:
+class TrainState:
     """All that a training run changes; a checkpoint is exactly this."""
 
-    model: nn.Module  # a train.JEPA wherever an EMA copy is kept
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator  # masks
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    generator: torch.Generator  # masks, views and noise
     seed: int
+    ema: list[tuple[nn.Module, nn.Module]] = field(default_factory=list)  # (target, source) modules
     step: int = 0
     bad_steps: int = 0
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
-def work(run: Run, cfg: Any, **given: Any) -> dict[str, str]:
-    """In words what two runs share when one goes on as the other: settings, seed, shapes of the weights, what else they
-    were given.
+def fingerprint(state: TrainState, cfg: Any, **given: Any) -> dict[str, str]:
+    """A description of the run: settings, seed, weight shapes, data, functions.
 
-    Of functions that is their names and settings, of tensors a thousand rows. The number of processes may differ: it
-    changes results by rounding alone.
+    Only a run with the same description may resume its checkpoint.
+
+    Functions are described by name and bound arguments, tensors by a thousand rows, dataclasses by their fields. The
+    number of processes may differ: it changes results by rounding alone.
+    Raises ValueError for a function defined inside another function or as a lambda: two of them can share a name.
     """
-    shapes = {name: tuple(p.shape) for name, p in run.model.state_dict().items()}
-    parts = {**asdict(cfg), "seed": run.seed, "model": shapes, **given}
-    return {name: _words(part) for name, part in parts.items()}
+    shapes = {name: tuple(p.shape) for name, p in state.model.state_dict().items()}
+    parts = {**asdict(cfg), "seed": state.seed, "model": shapes, **given}
+    return {name: describe(part) for name, part in parts.items()}
 
 
-def _words(part: Any) -> str:
+def describe(part: Any) -> str:
+    """One value of a fingerprint as text; errors as in `fingerprint`."""
     if isinstance(part, Tensor):
-        rows = part[:: max(1, math.ceil(len(part) / 1000))].cpu().contiguous()
-        return f"{list(part.shape)} {part.dtype} {hashlib.sha256(rows.view(torch.uint8).numpy()).hexdigest()}"
-    return re.sub(" at 0x[0-9a-f]+", "", str(part))  # where a function lies in memory
+        return _describe_tensor(part)
+    if isinstance(part, partial):
+        bound = [*map(describe, part.args), *(f"{name}={describe(value)}" for name, value in part.keywords.items())]
+        return f"{describe(part.func)}({', '.join(bound)})"
+    if isinstance(part, MethodType):
+        return f"{part.__func__.__qualname__} of {describe(part.__self__)}"
+    if is_dataclass(part) and not isinstance(part, type):
+        values = [f"{f.name}={describe(getattr(part, f.name))}" for f in fields(part)]
+        return f"{type(part).__qualname__}({', '.join(values)})"
+    if isinstance(part, Mapping):
+        return f"{{{', '.join(f'{key}: {describe(value)}' for key, value in part.items())}}}"
+    if isinstance(part, (list, tuple)):
+        return f"({', '.join(map(describe, part))})"
+    name = f"{part.__module__}.{part.__qualname__}" if hasattr(part, "__qualname__") else str(part)
+    if "<locals>" in name or "<lambda>" in name:
+        raise ValueError(
+            f"{name} cannot be told apart from another function of that name in a checkpoint; "
+            "use a function of a module, or functools.partial of one"
+        )
+    return re.sub(" at 0x[0-9a-f]+", "", name)  # where an object lies in memory
 
 
-def resume(path: Path | None, run: Run, cfg: Any, **given: Any) -> dict[str, str]:
-    """Go on from the checkpoint at `path` where there is one; returns the `work` that `save` wants.
+def _describe_tensor(tensor: Tensor) -> str:
+    rows = tensor[:: max(1, math.ceil(len(tensor) / 1000))] if tensor.ndim else tensor[None]
+    digest = hashlib.sha256(rows.cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    return f"{list(tensor.shape)} {tensor.dtype} {digest}"
+
+
+def resume(path: Path | None, state: TrainState, fingerprint: dict[str, str]) -> None:
+    """Go on from the checkpoint at `path` where there is one.
 
     Raises OSError, before anything is trained, when `path` cannot be written, and what `load` raises.
     """
     if path is None:
-        return {}
-    words = work(run, cfg, **given)
+        return
     if distributed.rank() == 0:
         writable(path)
     if path.exists():
-        load(path, run, words)
-    return words
+        load(path, state, fingerprint)
 
 
-def save(path: Path, run: Run, work: dict[str, str]) -> None:
-    """Write all of a run: weights, EMA, optimiser, generators, step, history. Errors as in `write`."""
-    state = {
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "generator": run.generator.get_state(),
-        "torch_generator": torch.get_rng_state(),  # dropout, where a model has it
-        "step": run.step,
-        "bad_steps": run.bad_steps,
-        "history": run.history,
+def save(path: Path, state: TrainState, fingerprint: dict[str, str]) -> None:
+    """Write all of a run: weights, EMA, optimisers, generator, step, history. Errors as in `write`."""
+    contents = {
+        "model": state.model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
+        "generator": state.generator.get_state(),
+        "step": state.step,
+        "bad_steps": state.bad_steps,
+        "history": state.history,
     }
-    write(path, {"format": FORMAT, "work": work, "state": state})
+    write(path, {"format": FORMAT, "fingerprint": fingerprint, "state": contents})
 
 
-def load(path: Path, run: Run, work: dict[str, str]) -> None:
-    """Put a checkpoint's state into `run`, and torch's own generator where it was.
+def load(path: Path, state: TrainState, fingerprint: dict[str, str]) -> None:
+    """Put a checkpoint's contents into `state`.
 
-    Raises FileNotFoundError, and ValueError on a corrupt or foreign file and on one of another run's work.
+    Raises FileNotFoundError, and ValueError on a corrupt or foreign file and on one of another run.
     """
     file = read(path)
-    differ = sorted(name for name in file["work"].keys() | work.keys() if file["work"].get(name) != work.get(name))
+    written = file["fingerprint"]
+    differ = sorted(name for name in written.keys() | fingerprint.keys() if written.get(name) != fingerprint.get(name))
     if differ:
         raise ValueError(f"{path} was written with other settings ({', '.join(differ)}); use another folder")
-    state = file["state"]
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_generator"])
-    run.step, run.bad_steps, run.history = state["step"], state["bad_steps"], state["history"]
+    contents = file["state"]
+    state.model.load_state_dict(contents["model"])
+    for optimizer, stored in zip(state.optimizers, contents["optimizers"], strict=True):
+        optimizer.load_state_dict(stored)
+    state.generator.set_state(contents["generator"])
+    state.step, state.bad_steps, state.history = contents["step"], contents["bad_steps"], contents["history"]
 
 
 def writable(path: Path) -> None:
-    """Raises OSError when `path` cannot be written; creates its folder."""
+    """Make the folder of `path` and clear it of interrupted writes. Raises OSError when `path` cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        temporary.touch()
-        temporary.unlink()
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise OSError(f"cannot write checkpoints to {path} ({error}); choose a folder that can be written") from error
 
 
-def write(path: Path, file: dict[str, Any]) -> None:
+def write(path: Path, contents: dict[str, Any]) -> None:
     """Write tensors and plain values. A kill, also inside the write, leaves the old file or the new one.
 
     Raises OSError naming the file when the disk is full or read-only; the old file is untouched then.
     """
-    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            torch.save(file, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(
-                f"could not write {path} ({error}); the checkpoint before it is intact: make room or make it writable, then resume"
-            ) from error
-        raise
+        with files.replacing(path) as stream:
+            torch.save(contents, stream)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"could not write {path} ({error}); the checkpoint before it is intact: "
+            "make room or make it writable, then resume"
+        ) from error
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote, on the CPU: format, work, state. Nothing but tensors and plain values is ever unpickled.
+    """The contents of a checkpoint, on the CPU. Nothing but tensors and plain values is ever unpickled.
 
     Raises FileNotFoundError, or ValueError on a corrupt or foreign file.
     """
@@ -139,14 +161,10 @@ def read(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None  # torch compares no checksums
         file = torch.load(path, map_location="cpu", weights_only=True) if whole else {}
-        if file.keys() == {"format", "work", "state"} and file["format"] == FORMAT:
+        if file.keys() == {"format", "fingerprint", "state"} and file["format"] == FORMAT:
             return file
     except FileNotFoundError:
         raise
     except Exception:  # whatever a damaged or hostile file provokes in zipfile and torch, whose advice is to trust it
         pass
     raise ValueError(f"{path} is damaged or not a checkpoint of this engine ({FORMAT}); delete it to start afresh")
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")  # one name, so that what a kill leaves is overwritten by the next write
