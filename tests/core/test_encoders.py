@@ -1,4 +1,4 @@
-"""Registers, views at other grids, and the encoder's other promises: shared weights, right positions, one clear error."""
+"""The encoder equals timm's, sees only what it is given, keeps registers apart, and takes other tokens than patches."""
 
 import copy
 from functools import partial
@@ -6,9 +6,8 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from jepa_lab.encoders import Encoder, position_code
+from jepa_lab.encoders import Encoder, TokenEncoder, Trunk, encode_all, encode_blocks, position_code
 
 GRID, PATCH_DIM, WIDTH = (4, 4), 9, 16
 IDX = torch.tensor([[0, 3, 5, 15], [1, 2, 8, 9]])
@@ -23,13 +22,13 @@ def patches(num_tokens=16, seed=1):
     return torch.randn(2, num_tokens, PATCH_DIM, generator=torch.Generator().manual_seed(seed))
 
 
-# ---- registers -------------------------------------------------------------------------------------
+# Equal to timm
 
 
-def test_encoder_with_registers_equals_timms_vision_transformer_with_copied_weights():
+def timm_twin(ours):
+    """timm's vision transformer with the weights of ours."""
     from timm.models.vision_transformer import VisionTransformer
 
-    ours = build(num_registers=3)
     theirs = VisionTransformer(
         img_size=12,
         patch_size=3,
@@ -40,19 +39,78 @@ def test_encoder_with_registers_equals_timms_vision_transformer_with_copied_weig
         depth=2,
         num_heads=2,
         class_token=False,
-        reg_tokens=3,
+        reg_tokens=ours.num_registers,
         no_embed_class=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )
-    theirs.blocks.load_state_dict(ours.blocks.state_dict())
-    theirs.norm.load_state_dict(ours.norm.state_dict())
-    theirs.reg_token.data = ours.registers_RD[None].clone()
-    theirs.pos_embed.data = ours.position_ND[None].clone()
-    theirs.patch_embed.proj.weight.data = ours.embed.weight.reshape(WIDTH, 1, 3, 3).clone()
-    theirs.patch_embed.proj.bias.data = ours.embed.bias.clone()
+    theirs.blocks.load_state_dict(ours.trunk.blocks.state_dict())
+    theirs.norm.load_state_dict(ours.trunk.norm.state_dict())
+    if ours.num_registers:
+        theirs.reg_token.data = ours.registers_RD[None].clone()
+    theirs.pos_embed.data = ours.tokens.position_ND[None].clone()
+    theirs.patch_embed.proj.weight.data = ours.tokens.embed.weight.reshape(WIDTH, 1, 3, 3).clone()
+    theirs.patch_embed.proj.bias.data = ours.tokens.embed.bias.clone()
+    return theirs.eval()
+
+
+@pytest.mark.parametrize("num_registers", [0, 3])
+def test_encoder_equals_timms_vision_transformer_with_copied_weights(num_registers):
+    ours = build(num_registers=num_registers)
     image = torch.randn(3, 1, 12, 12)
     cut = image.reshape(3, 4, 3, 4, 3).permute(0, 1, 3, 2, 4).reshape(3, 16, 9)
-    torch.testing.assert_close(torch.cat(ours.latents(cut), dim=1), theirs.eval()(image), rtol=1e-4, atol=1e-5)
+    theirs = timm_twin(ours)(image)
+    torch.testing.assert_close(torch.cat(ours.latents(cut), dim=1), theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(cut), theirs[:, num_registers:], rtol=1e-4, atol=1e-5)
+
+
+# Positions
+
+
+def test_position_codes_tell_every_cell_apart():
+    code = position_code((6, 5), 32)
+    assert torch.cdist(code, code).fill_diagonal_(1).min() > 0.1
+    assert torch.equal(position_code((30,), 32)[0, :16], torch.zeros(16))
+
+
+def test_a_two_dimensional_code_is_the_code_of_the_row_beside_that_of_the_column():
+    code = position_code((3, 5), 16).reshape(3, 5, 16)
+    assert torch.equal(code[:, 2, :8], position_code((3,), 8)) and torch.equal(code[1, :, 8:], position_code((5,), 8))
+
+
+# Hidden tokens
+
+
+@pytest.mark.parametrize("num_registers", [0, 2])
+def test_hidden_tokens_reach_neither_context_nor_registers(num_registers):
+    encoder, hidden = build(num_registers=num_registers), torch.ones(2, 16, dtype=torch.bool).scatter(1, IDX, False)
+    changed = torch.where(hidden[..., None], patches() + 100, patches())
+    for ours, theirs in zip(encoder.latents(patches(), IDX), encoder.latents(changed, IDX)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_hidden_tokens_are_left_out_before_the_embedding():
+    encoder, rows = build(), []
+    encoder.tokens.embed.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[:-1]))
+    encoder(patches(), IDX)
+    assert rows == [(2, 4)]
+
+
+def test_blocks_encoded_alone_keep_their_order():
+    encoder, idx_BMK = build(depth=1), torch.stack([IDX, IDX.flip(0)], dim=1)
+    got = encode_blocks(encoder, patches(), idx_BMK)
+    for m in range(2):
+        torch.testing.assert_close(got[:, m], encoder(patches(), idx_BMK[:, m]))
+
+
+def test_encoding_in_parts_gives_the_bits_of_one_pass():
+    encoder = build((16, 16), depth=1)
+    x = torch.randn(16, 256, PATCH_DIM)
+    parts = []
+    encoder.register_forward_hook(lambda module, inputs, output: parts.append(len(output)))
+    assert torch.equal(encode_all(encoder, x), encoder(x)) and parts == [8, 8, 16]
+
+
+# Registers
 
 
 @pytest.mark.parametrize("idx", [None, IDX], ids=["whole grid", "context"])
@@ -66,22 +124,14 @@ def test_registers_are_returned_by_latents_and_left_out_by_forward(idx):
 def test_registers_attend_with_all_tokens_both_ways():
     encoder = build(num_registers=1)
     registers, tokens = encoder.latents(patches())
-    with torch.no_grad():
-        encoder.registers_RD += torch.randn(1, WIDTH)
-    assert not torch.isclose(encoder(patches()), tokens).all(dim=-1).any(), "every token read the register"
     for token in range(16):
         changed = patches()
         changed[:, token] += 3
-        assert not torch.allclose(build(num_registers=1).latents(changed)[0], registers), (
-            "the register read every token"
-        )
-
-
-def test_hidden_tokens_cannot_reach_the_registers():
-    encoder, changed = build(num_registers=2), patches()
-    changed[0, 1] += 100  # not in IDX[0]
-    for ours, theirs in zip(encoder.latents(patches(), IDX), encoder.latents(changed, IDX)):
-        torch.testing.assert_close(ours, theirs)
+        read = encoder.latents(changed)[0]
+        assert not torch.allclose(read, registers), "the register reads every token"
+    with torch.no_grad():
+        encoder.registers_RD += torch.randn(1, WIDTH)
+    assert not torch.isclose(encoder(patches()), tokens).all(dim=-1).any(), "every token reads the register"
 
 
 def test_registers_change_no_other_weight_and_no_registers_are_no_parameter():
@@ -94,100 +144,62 @@ def test_registers_change_no_other_weight_and_no_registers_are_no_parameter():
     assert registers.shape == (2, 0, WIDTH) and torch.equal(tokens, build()(patches()))
 
 
-def test_registers_are_trained():
+def test_registers_are_trained_and_do_not_decay():
     encoder = build(num_registers=2)
     encoder(patches(), IDX).square().mean().backward()
     assert encoder.registers_RD.grad.abs().min() > 0
+    assert encoder.no_weight_decay() == {"registers_RD"} and build().no_weight_decay() == set()
 
 
-# ---- other grids -----------------------------------------------------------------------------------
+# Other tokens, other copies
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (14,)])
-def test_a_view_at_the_same_grid_gives_the_same_bits(grid):
-    encoder = build(grid, num_registers=1)
-    x = patches(torch.Size(grid).numel())
-    assert torch.equal(encoder.at_grid(grid)(x), encoder(x)) and torch.equal(
-        encoder.at_grid(grid).at_grid(grid)(x), encoder(x)
-    )
+class Columns(nn.Module):
+    """A vector per column of a table, scaled by the column's value."""
+
+    def __init__(self, num_columns):
+        super().__init__()
+        self.vectors_ND = nn.Parameter(torch.randn(num_columns, WIDTH))
+
+    def forward(self, rows_BN, idx_BC=None):
+        tokens_BND = rows_BN[..., None] * self.vectors_ND
+        return tokens_BND if idx_BC is None else tokens_BND.take_along_dim(idx_BC[..., None], 1)
 
 
-@pytest.mark.parametrize(("coarse", "fine"), [((4, 5), (12, 15)), ((7,), (21,))])
-def test_cells_that_share_a_centre_share_a_position(coarse, fine):
-    """Three cells for one: the middle one has the old cell's centre, and so exactly its code; there is no [cls] slot."""
-    view = build(coarse).at_grid(fine)
-    middle = view.position_ND.reshape(*fine, WIDTH)[(slice(1, None, 3),) * len(fine)]
-    torch.testing.assert_close(middle.reshape(-1, WIDTH), position_code(coarse, WIDTH), rtol=0, atol=1e-6)
+def test_tokens_of_another_kind_go_in_front_of_the_same_trunk():
+    torch.manual_seed(0)
+    columns, trunk = Columns(16), Trunk(WIDTH, 2, 2)
+    encoder, rows = TokenEncoder(columns, trunk, WIDTH, num_registers=1), torch.randn(2, 16)
+    registers, tokens = encoder.latents(rows, IDX)
+    seen = torch.cat([encoder.registers_RD.expand(2, 1, WIDTH), columns(rows, IDX)], dim=1)
+    torch.testing.assert_close(torch.cat([registers, tokens], dim=1), trunk(seen))
+    tokens.square().mean().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
 
 
-def test_positions_between_cells_are_those_of_the_interpolated_table():
-    """On a smooth grid (slow channels) resampling the whole table of codes, as other code does, says the same."""
-    size, width = 16, 64
-    table = position_code((size, size), width).T.reshape(1, width, size, size)
-    resampled = F.interpolate(table, (8, 8), mode="bicubic", align_corners=False, antialias=False)[0].flatten(1).T
-    ours = Encoder((size, size), PATCH_DIM, width, 0, 2).at_grid((8, 8)).position_ND
-    inside = torch.arange(64).reshape(8, 8)[1:-1, 1:-1].flatten()
-    slow = [axis * 32 + half * 16 + channel for axis in (0, 1) for half in (0, 1) for channel in range(3, 16)]
-    torch.testing.assert_close(ours[inside][:, slow], resampled[inside][:, slow], rtol=0, atol=0.01)
-    off_by_one = F.interpolate(table.flatten(2).roll(1, 2).reshape_as(table), (8, 8), mode="bicubic")[0].flatten(1).T
-    assert (ours[inside][:, slow] - off_by_one[inside][:, slow]).abs().max() > 0.1, "a [cls] slot would show"
-
-
-@pytest.mark.parametrize(("grid", "other"), [((4, 4), (2, 6)), ((12,), (5,))])
-def test_training_through_a_view_trains_the_shared_weights(grid, other):
-    encoder = build(grid, num_registers=1)
-    view = encoder.at_grid(other)
-    assert [id(p) for p in view.parameters()] == [id(p) for p in encoder.parameters()]
-    before = encoder(patches(torch.Size(grid).numel())).detach()
-    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
-    view(patches(torch.Size(other).numel())).square()[..., 0].mean().backward()
-    optimizer.step()
-    again = encoder.at_grid(other)
-    assert not torch.allclose(encoder(patches(torch.Size(grid).numel())), before, atol=1e-3)
-    assert torch.equal(view(patches(torch.Size(other).numel())), again(patches(torch.Size(other).numel())))
-    assert encoder.grid == grid and view.grid == other, "the encoder itself stays at its grid"
-
-
-def test_views_follow_loaded_weights_and_keep_no_positions_in_checkpoints():
-    encoder, other = build(), build(seed=5)
-    view = encoder.at_grid((2, 2))
-    encoder.load_state_dict(other.state_dict())
-    assert torch.equal(view(patches(4)), other.at_grid((2, 2))(patches(4)))
-    assert view.state_dict().keys() == encoder.state_dict().keys()
-
-
-def test_a_view_of_a_view_is_a_view_of_the_first_encoder():
-    encoder = build()
-    assert torch.equal(encoder.at_grid((3, 5)).at_grid((8, 2)).position_ND, encoder.at_grid((8, 2)).position_ND)
-
-
-@pytest.mark.parametrize("grid", [(4, 4), (2, 6)])
-def test_a_deep_copy_is_equal_and_independent(grid):
-    """The target encoder is one, of an encoder or of a view."""
-    view = build(num_registers=1).at_grid(grid)
-    x = patches(view.position_ND.shape[0])
-    twin, before = copy.deepcopy(view), view(x).detach()
-    assert torch.equal(twin(x), before)
+def test_a_deep_copy_is_equal_and_independent():
+    """The target encoder is one."""
+    encoder = build(num_registers=1)
+    twin, before = copy.deepcopy(encoder), encoder(patches()).detach()
+    assert torch.equal(twin(patches()), before)
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter += 1
-    assert torch.equal(view(x), before)
+    assert torch.equal(encoder(patches()), before)
 
 
-# ---- size, precision, bad input -------------------------------------------------------
+# Size, precision, bad input
 
 
-def test_at_paper_size_with_registers_and_a_view_no_tensor_strays():
-    """ViT-H/14 at 224 and at 448 pixels on the meta device, backward included."""
+def test_at_paper_size_with_registers_no_tensor_strays():
+    """ViT-H/14 at 224 pixels on the meta device, backward included."""
     with torch.device("meta"):
         encoder = Encoder((16, 16), 588, 1280, 32, 16, num_registers=4)
-        small, large, idx = torch.zeros(2, 256, 588), torch.zeros(2, 1024, 588), torch.zeros(2, 64, dtype=torch.int64)
-    registers, tokens = encoder.latents(small, idx)
+        images, idx = torch.zeros(2, 256, 588), torch.zeros(2, 64, dtype=torch.int64)
+    registers, tokens = encoder.latents(images, idx)
     assert registers.shape == (2, 4, 1280) and tokens.shape == (2, 64, 1280)
-    view = encoder.at_grid((32, 32))
-    assert view(large).shape == (2, 1024, 1280) and view.position_ND.device.type == "meta"
-    (registers.mean() + tokens.mean() + view(large, idx).mean()).backward()
-    assert encoder.registers_RD.grad.shape == (4, 1280) and encoder.registers_RD.grad.device.type == "meta"
+    (registers.mean() + tokens.mean()).backward()
+    assert {p.grad.device.type for p in encoder.parameters()} == {"meta"}
 
 
 def test_bf16_autocast_stays_within_two_percent():
@@ -199,17 +211,20 @@ def test_bf16_autocast_stays_within_two_percent():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: build(num_registers=-1), "must not be negative"),
         (lambda: build((4, 0)), "at least one cell"),
-        (lambda: build().at_grid((16,)), "differ in their number of axes"),
-        (lambda: build().at_grid((2, 2))(patches(16)), r"expected patches \[batch, 4, 9\] for grid \(2, 2\)"),
+        (lambda: position_code((4, 4), 10), "divisible by 4"),
+        (lambda: position_code((4,), 9), "even width"),
+        (lambda: position_code((2, 2, 2), 12), "one or two axes"),
+        (lambda: build((2, 2))(patches(16)), r"expected patches \[batch, 4, 9\] for grid \(2, 2\)"),
         (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 0), "does not split into 0 heads"),
+        (lambda: Encoder(GRID, PATCH_DIM, WIDTH, 1, 3), "does not split into 3 heads"),
     ],
 )
-def test_bad_input_gets_one_clear_error(call, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_input_gets_one_clear_error(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
