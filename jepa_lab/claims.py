@@ -1,11 +1,11 @@
-"""A paper's claim, its control, and the verdict our seeds give.
+"""A paper's claim, its control, and the verdict that follows from our seeds.
 
 One rule for every claim of the book. For each seed s the gain is
 
     gain_s = (value_s - baseline_s) * (+1 if the direction is 'higher' else -1),
 
-so a positive gain always means "as the paper says". Over at least 3 seeds we take the 95 % Student-t interval
-[ci_low, ci_high] of the mean gain and compare it with the margin that was stated before the study ran:
+so a positive gain always means "as the paper says". Over at least 3 seeds we compute the 95 % Student-t interval
+[ci_low, ci_high] of the mean gain and compare it with the margin, which was stated before the study ran:
 
     ci_low  > margin  ->  'supported'
     ci_high < margin  ->  'not supported'
@@ -24,10 +24,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says and how we would know.
+    """One statement of a paper and the measurement that decides it.
 
-    ``metric`` names what value and baseline measure, ``baseline`` what the claim is compared with, ``margin`` (in the
-    metric's unit) how far the gain must reach. ``paper_value`` and ``paper_source`` quote the paper and say where.
+    `metric` names the quantity that value and baseline measure, `baseline` what the value is compared with, `margin`
+    (in the metric's unit) how large the gain must be. `paper_value` quotes the paper; `paper_source` says where.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Mean gain over seeds with its 95 % interval, and what follows. The interval is None below two seeds."""
+    """Mean gain over seeds, its 95 % interval, and the verdict. The interval is None below two seeds."""
 
     mean: float | None
     ci_low: float | None
@@ -72,33 +72,40 @@ def judge(
     gains = [sign * (float(v) - float(b)) for v, b in zip(values, baselines)]
     if not all(map(math.isfinite, gains)):
         raise ValueError("values and baselines must be finite numbers")
-    n = len(gains)
-    if n == 0:
+    if not gains:
         return Verdict(None, None, None, 0, "inconclusive")
-    mean = sum(gains) / n
-    if n == 1:
+    mean, half = mean_and_half_width(gains)
+    if half is None:
         return Verdict(mean, None, None, 1, "inconclusive")
-    half = _student_t(n - 1) * math.sqrt(sum((g - mean) ** 2 for g in gains) / (n - 1) / n)
     low, high = mean - half, mean + half
-    if n < MIN_SEEDS:
-        word = "inconclusive"
-    else:
-        word = "supported" if low > margin else "not supported" if high < margin else "inconclusive"
-    return Verdict(mean, low, high, n, word)
+    return Verdict(mean, low, high, len(gains), _word(low, high, margin, len(gains)))
 
 
-def _student_t(degrees: int) -> float:
+def _word(low: float, high: float, margin: float, n_seeds: int) -> str:
+    if n_seeds >= MIN_SEEDS and low > margin:
+        return "supported"
+    if n_seeds >= MIN_SEEDS and high < margin:
+        return "not supported"
+    return "inconclusive"
+
+
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and half the width of its 95 % Student-t interval; the half width is None for one value."""
     from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
 
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return mean, None
+    variance_of_mean = math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n
+    return mean, float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance_of_mean)
 
 
 def table(claims: Iterable[Claim], records: Iterable[dict], prefer: Mapping[str, str] | None = None) -> list[dict]:
-    """One row per claim: the claim, our values per seed, mean gain with interval, verdict.
+    """One row per claim: the claim, our values per seed, the mean gain with its interval, the verdict.
 
-    ``records`` are run records of one preset. Where a chapter has records of several configurations, the one named in
-    ``prefer`` (chapter -> config_hash) counts if it has any, else the one with most seeds.
-    ``mean``, ``ci_low`` and ``ci_high`` are those of the gain, the quantity the margin is about.
+    `records` are run records of one preset. Where a chapter has records of several configurations, the one named in
+    `prefer` (chapter -> config_hash) counts if it has any, else the configuration with most seeds.
+    `mean`, `ci_low` and `ci_high` are those of the gain, the quantity that the margin is about.
     """
     by_chapter = defaultdict(list)
     for record in records:
