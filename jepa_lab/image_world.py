@@ -1,12 +1,12 @@
-"""Small worlds for image JEPAs: images cut into patches, the reference I-JEPA that is trained in them, and its scores.
+"""Image data for JEPAs: images cut into patches, the reference I-JEPA's parts, and its scores.
 
-A chapter names its arms (`Arm`: who sees what, what is predicted, by which predictor) and trains each with `train_arm`.
-Shape letters: B batch, N tokens, P pixels per patch, S pixels per side, D width, n m t e images.
+A chapter names its arms (`arm`: who sees what, what is predicted, by which predictor); `experiment.train_arm` trains
+each. Shape letters: B batch, N tokens, P pixels per patch, S pixels per side, D width, n m t e images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,20 +17,26 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from jepa_lab import masks, train
+from jepa_lab import experiment, masks, train
+from jepa_lab.configs import added
 from jepa_lab.data import images
 from jepa_lab.encoders import Encoder
+from jepa_lab.experiment import Arm
+from jepa_lab.objectives import JEPA, jepa_objective
 from jepa_lab.predictors import Predictor
 from jepa_lab.probes import linear as probes
+from jepa_lab.probes.features import embed
 from jepa_lab.probes.scores import Score
+from jepa_lab.tasks import Objective, Sampler, TokenTask
 
-Embed = Callable[[UInt8[Tensor, "n N P"]], Float[Tensor, "n D"]]
+FeatureFn = Callable[[UInt8[Tensor, "n N P"]], Float[Tensor, "n D"]]
 
 
 @dataclass(frozen=True)
 class Config(train.Config):
-    """One small I-JEPA, its masks and its probes; a paper's config adds its own fields. Sizes in pixels, counts in
-    images.
+    """One small I-JEPA, its masks and its probes; a paper's config adds its own fields.
+
+    Sizes in pixels, counts in images.
     """
 
     batch_size: int = 32  # at equal time more, smaller steps did better on held-out training images
@@ -42,21 +48,22 @@ class Config(train.Config):
     predictor_width: int = 64
     predictor_depth: int = 2
     num_targets: int = 2  # paper: 4, which on 4 x 4 tokens would leave 4 of them as context
-    target_scale: tuple[float, float] = (
-        0.15,
-        0.25,
-    )  # share of the grid; paper: 0.15 to 0.2, which no block of 4 x 4 has
+    # share of the grid; paper: 0.15 to 0.2, which no block of 4 x 4 tokens has
+    target_scale: tuple[float, float] = (0.15, 0.25)
     target_aspect: tuple[float, float] = (0.75, 1.5)
     context_scale: tuple[float, float] = (0.85, 1.0)
     probe_train: int = 5000  # labelled images that the probes draw from, never used for training
     probe_test: int = 5000  # of the published test split
+    predictor_heads: int | None = added(None)  # None: as wide as the encoder's heads
+    folder: str | None = added(None)  # of images in ImageNet's layout (see `pictures`); None: Fashion-MNIST
+    side: int = added(224)  # of the images in the folder
 
 
 # Data
 
 
 @dataclass(frozen=True)
-class World:
+class ImageData:
     """Images cut into patches: unlabelled ones to train on, labelled ones to probe with, the test split to score on."""
 
     name: str
@@ -75,19 +82,42 @@ class World:
 
 
 def garments(cfg: Config) -> tuple[images.ImageSet, images.ImageSet, images.ImageSet]:
-    """Fashion-MNIST cut into training images, labelled probe images and test images; the cut is the same for all seeds."""
+    """Fashion-MNIST cut into training images, labelled probe images and test images; all seeds share this cut."""
     everything, test = images.fashion_mnist("train"), images.fashion_mnist("test")
     num_probe, num_test = min(cfg.probe_train, len(everything) // 3), min(cfg.probe_test, len(test))
     unlabelled, probe = images.split(everything, (len(everything) - num_probe, num_probe), seed=0)
     return unlabelled, probe, images.split(test, (num_test,), seed=0)[0]
 
 
-def centred(cfg: Config, device: str = "cpu") -> World:
+def centred(cfg: Config, device: str = "cpu") -> ImageData:
     """The published images: 28 px, every garment in the middle."""
     return cut("centred", garments(cfg), cfg.patch, device)
 
 
-def pictures(cfg: Config, folder: str, side: int, device: str = "cpu") -> World:
+def load(cfg: Config, device: str = "cpu") -> ImageData:
+    """The images that the config names: those of its folder, else the centred garments."""
+    return centred(cfg, device) if cfg.folder is None else pictures(cfg, cfg.folder, cfg.side, device)
+
+
+def cut(name: str, parts: tuple, patch: int, device: str) -> ImageData:
+    """The data of three image sets: to train on, to probe with, to test on."""
+    side = parts[0].images.shape[-1] // patch
+    patches, probe, test = (images.patchify(part.images, patch).to(device) for part in parts)
+    return ImageData(
+        name,
+        replace(parts[0].subset(torch.arange(0)), name=parts[0].name.split(" [")[0]),
+        (side, side),
+        patches,
+        probe,
+        parts[1].labels.to(device),
+        test,
+        parts[2].labels.to(device),
+        images.pixel_stats(parts[0].images),
+        parts[2].images[:64],
+    )
+
+
+def pictures(cfg: Config, folder: str, side: int, device: str = "cpu") -> ImageData:
     """Colour images on disk, in ImageNet's layout: `folder/train/<class>/*.jpg` to train on and to probe with,
     `folder/val` to score on.
 
@@ -100,30 +130,27 @@ def pictures(cfg: Config, folder: str, side: int, device: str = "cpu") -> World:
             "this preset trains on images in a folder: give -p folder=/data/imagenet, which holds train/ and val/"
         )
     train_set, test_set = (images.image_folder(Path(folder) / part, side) for part in ("train", "val"))
-    orders = [torch.randperm(len(part), generator=torch.Generator().manual_seed(0)) for part in (train_set, test_set)]
-    probe_m, train_n = orders[0].split([num := min(cfg.probe_train, len(train_set) // 3), len(train_set) - num])
-    test_t = orders[1][: cfg.probe_test]
-    patches, probe, test = (
-        _decoded(of, idx, cfg.patch) for of, idx in ((train_set, train_n), (train_set, probe_m), (test_set, test_t))
-    )
-    stats = images.pixel_stats(patches[:10_000])
-    nothing = torch.empty(0, side, side, dtype=torch.uint8)
-    head = images.ImageSet(
-        nothing, torch.empty(0, dtype=torch.int64), "image folder", folder, "", "real", train_set.classes
-    )
-    labels = train_set.labels[probe_m].to(device), test_set.labels[test_t].to(device)
-    return World(
+    num_probe = min(cfg.probe_train, len(train_set) // 3)
+    probe_m, train_n = _shuffled(len(train_set)).split([num_probe, len(train_set) - num_probe])
+    test_t = _shuffled(len(test_set))[: cfg.probe_test]
+    patches = _decoded(train_set, train_n, cfg.patch)
+    no_pixels, no_labels = torch.empty(0, side, side, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    return ImageData(
         "pictures",
-        head,
+        images.ImageSet(no_pixels, no_labels, "image folder", folder, "", "real", train_set.classes),
         (side // cfg.patch,) * 2,
         patches.to(device),
-        probe.to(device),
-        labels[0],
-        test.to(device),
-        labels[1],
-        stats,
-        nothing,
+        _decoded(train_set, probe_m, cfg.patch).to(device),
+        train_set.labels[probe_m].to(device),
+        _decoded(test_set, test_t, cfg.patch).to(device),
+        test_set.labels[test_t].to(device),
+        images.pixel_stats(patches[:10_000]),
+        no_pixels,
     )
+
+
+def _shuffled(count: int) -> Int64[Tensor, " n"]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def _decoded(folder: images.ImageFolder, idx: Int64[Tensor, " n"], patch: int) -> UInt8[Tensor, "n N P"]:
@@ -137,124 +164,113 @@ def _decoded(folder: images.ImageFolder, idx: Int64[Tensor, " n"], patch: int) -
     return patches
 
 
-def cut(name: str, parts: tuple, patch: int, device: str) -> World:
-    """A world of three image sets: to train on, to probe with, to test on."""
-    side = parts[0].images.shape[-1] // patch
-    patches = [images.patchify(part.images, patch).to(device) for part in parts]
-    labels = [part.labels.to(device) for part in parts]
-    stats = images.pixel_stats(parts[0].images)
-    head = replace(parts[0].subset(torch.arange(0)), name=parts[0].name.split(" [")[0])
-    return World(
-        name, head, (side, side), patches[0], patches[1], labels[1], patches[2], labels[2], stats, parts[2].images[:64]
-    )
+# The parts of an arm
 
 
-# Models
-
-
-def multi_block(cfg: Config, grid: tuple[int, int], num_targets: int) -> train.Sampler:
+def multi_block(cfg: Config, grid: tuple[int, int], num_targets: int) -> Sampler:
     """The corrected sampler at the config's scales, keeping the context that nine draws in ten can supply."""
     shapes = masks.block_shapes(grid, cfg.target_scale, cfg.target_aspect)
-    kept = masks.context_budget(grid, shapes, num_targets=num_targets, context_scale=cfg.context_scale)
+    num_context = masks.context_budget(grid, shapes, num_targets=num_targets, context_scale=cfg.context_scale)
     return partial(
         masks.multi_block,
         grid,
         num_targets=num_targets,
         target_shapes=shapes,
         context_scale=cfg.context_scale,
-        num_context=kept,
+        num_context=num_context,
     )
 
 
 def predictor(cfg: Config, grid: tuple[int, int], out_dim: int | None = None) -> Predictor:
     """The config's narrow transformer; `out_dim` other than the encoder's width where something else is predicted."""
-    heads = max(1, cfg.predictor_width // (cfg.width // cfg.heads))
+    heads = cfg.predictor_heads or max(1, cfg.predictor_width // (cfg.width // cfg.heads))
     return Predictor(grid, cfg.width, cfg.predictor_width, cfg.predictor_depth, heads, out_dim or cfg.width)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to train: who sees what, what is predicted and by which predictor, and what differs in the config."""
-
-    sampler: train.Sampler
-    objective: train.Objective = train.jepa_objective
-    predictor: Callable[[Config, tuple[int, int]], nn.Module] = predictor
-    changes: dict | None = None
-
-
-def model(cfg: Config, grid: tuple[int, int], patch_dim: int, seed: int, predictor: Callable = predictor) -> train.JEPA:
-    """A fresh I-JEPA. The encoder's start depends on the seed alone, so all arms of one seed share it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = Encoder(grid, patch_dim, cfg.width, cfg.depth, cfg.heads)
-        return train.JEPA(encoder, predictor(cfg, grid))
+def build(
+    cfg: Config,
+    grid: tuple[int, int],
+    patch_dim: int,
+    predictor: Callable[[Config, tuple[int, int]], nn.Module] = predictor,
+) -> JEPA:
+    """A fresh I-JEPA, drawn from torch's global generator: first the encoder, so that all arms of a seed share it."""
+    encoder = Encoder(grid, patch_dim, cfg.width, cfg.depth, cfg.heads)
+    return JEPA(encoder, predictor(cfg, grid))
 
 
-def train_arm(cfg: Config, world: World, arm: Arm, seed: int, checkpoint: Path | None = None, **how) -> train.Run:
-    """Train one arm on a world; `checkpoint` resumes where an earlier run of the same settings was cut off.
+def arm(
+    name: str,
+    data: ImageData,
+    sampler: Sampler,
+    objective: Objective = jepa_objective,
+    predictor: Callable[[Config, tuple[int, int]], nn.Module] = predictor,
+    changes: Mapping[str, object] | None = None,
+) -> Arm:
+    """One way to train on image data: who sees what, what is predicted by which predictor, what differs in the config.
 
-    how: what else `train.fit` takes, such as `progress`, `save_every` and `micro_batches`.
+    The collapse panel watches the target encoder on 1,000 probe images.
     """
-    cfg = replace(cfg, **(arm.changes or {}))
-    device = world.patches.device
-    run = train.start(model(cfg, world.grid, world.patches.shape[-1], seed, arm.predictor), seed, device)
-    return train.fit(
-        run,
-        cfg,
-        world.patches,
-        world.to_batch,
-        arm.sampler,
-        arm.objective,
-        watch=world.probe[:1000],
-        checkpoint=checkpoint,
-        **how,
+    return Arm(
+        name,
+        TokenTask(data.patches, data.to_batch, sampler),
+        objective,
+        partial(build, grid=data.grid, patch_dim=data.patches.shape[-1], predictor=predictor),
+        changes or {},
+        experiment.collapse_panel(data.probe[:1000], data.to_batch, sampler),
     )
+
+
+def reference(cfg: Config, data: ImageData) -> Arm:
+    """I-JEPA with the config's multi-block masks."""
+    return arm("I-JEPA", data, multi_block(cfg, data.grid, cfg.num_targets))
 
 
 # Scores
 
 
-def score(world: World, embed: Embed, seed: int) -> dict[str, Score]:
+def score(data: ImageData, feature_fn: FeatureFn, seed: int) -> dict[str, Score]:
     """Linear probe, kNN and 10 labels per class of frozen features; draws depend on the seed alone."""
-    generator = torch.Generator(world.probe.device).manual_seed(seed)
+    generator = torch.Generator(data.probe.device).manual_seed(seed)
     return probes.score_features(
-        embed(world.probe), world.probe_labels, embed(world.test), world.test_labels, generator
+        feature_fn(data.probe), data.probe_labels, feature_fn(data.test), data.test_labels, generator
     )
 
 
-def few_label(world: World, embed: Embed, seed: int) -> Score:
+def few_label(data: ImageData, feature_fn: FeatureFn, seed: int) -> Score:
     """10 labels per class alone, where many arms are compared: a third of the cost of `score`."""
-    generator = torch.Generator(world.probe.device).manual_seed(seed)
+    generator = torch.Generator(data.probe.device).manual_seed(seed)
     return probes.few_label(
-        embed(world.probe), world.probe_labels, embed(world.test), world.test_labels, (10,), generator=generator
+        feature_fn(data.probe),
+        data.probe_labels,
+        feature_fn(data.test),
+        data.test_labels,
+        (10,),
+        generator=generator,
     )[10]
 
 
-def encoded(encoder: Encoder, world: World) -> Embed:
-    """Features of an encoder: the mean of its latents."""
-    return lambda patches: train.embed(encoder, patches, world.to_batch)
+def encoder_features(encoder: nn.Module, data: ImageData) -> FeatureFn:
+    """The features of an encoder: the mean of its latents over the tokens."""
+    return partial(embed, encoder, to_batch=data.to_batch)
 
 
-def controls(cfg: Config, world: World, seed: int, pool: int = 1) -> dict[str, Embed]:
-    """What every trained arm has to beat: the same encoder untrained, and the pixels themselves, averaged `pool` x
-    `pool`.
-    """
-    untrained = model(cfg, world.grid, world.patches.shape[-1], seed).encoder.to(world.patches.device)
-    side = round(world.patches.shape[-1] ** 0.5)
-
-    def pixels(patches: Tensor) -> Tensor:
-        blocks = rearrange(world.to_batch(patches), "n t (h w) -> n t h w", h=side)
-        return reduce(blocks, "n t (h a) (w b) -> n (t h w)", "mean", a=pool, b=pool)
-
-    return {"random initialisation": encoded(untrained, world), "raw pixels": pixels}
+def train_and_score(cfg: Config, data: ImageData, arm: Arm, out: Path, seed: int = 0, **how) -> dict[str, Score]:
+    """Train an arm with checkpoints in `out`, then score its EMA copy; how: as `experiment.train_headless`."""
+    state = experiment.train_headless(cfg, arm, out, seed, **how)
+    return score(data, encoder_features(state.model.target_encoder, data), seed)
 
 
-def headless(
-    cfg: Config, world: World, arm: Arm, out: Path, seed: int = 0, resume: bool = False, **how
-) -> dict[str, Score]:
-    """Train one arm with checkpoints in `out`, then probe it; how: what else `train.fit` takes."""
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise ValueError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    run = train_arm(cfg, world, arm, seed, checkpoint=checkpoint, save_every=max(1, cfg.num_steps // 20), **how)
-    return score(world, encoded(run.model.target_encoder, world), seed)
+def controls(cfg: Config, data: ImageData, seed: int, pool: int = 1) -> dict[str, FeatureFn]:
+    """What every trained arm has to beat: the same encoder untrained, and the pixels, averaged `pool` x `pool`."""
+    untrained = experiment.fresh_model(cfg, reference(cfg, data), seed)
+    return {
+        "random initialisation": encoder_features(untrained.encoder.to(data.patches.device), data),
+        "raw pixels": partial(pixels, data=data, pool=pool),
+    }
+
+
+def pixels(patches: UInt8[Tensor, "n N P"], data: ImageData, pool: int = 1) -> Float[Tensor, "n D"]:
+    """The normalised pixels of an image as one row, averaged over squares of `pool` x `pool`."""
+    side = round(patches.shape[-1] ** 0.5)
+    blocks = rearrange(data.to_batch(patches), "n t (h w) -> n t h w", h=side)
+    return reduce(blocks, "n t (h a) (w b) -> n (t h w)", "mean", a=pool, b=pool)
