@@ -51,15 +51,14 @@ overrides = {}
 # %% tags=["hide-input"]
 import torch
 
-from jepa_lab import claims, diagnostics, figures, records
+from jepa_lab import claims, figures, records
 from jepa_lab.data import images
-from jepa_lab.papers.implicit_bias import explorer as phase
-from jepa_lab.papers.implicit_bias import nets, paper, theory
-from jepa_lab.papers.implicit_bias.pairs import Views
+from jepa_lab.papers.implicit_bias import breaks, experiments, explorer, extensions, nets, pages, paper, plain, theory
+from jepa_lab.papers.implicit_bias.pairs import Views, rotate
 
-device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+device = paper.choose_device(device)
 cfg = paper.preset(preset, **overrides)
-run = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
+record = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
 study = records.load(paper.CHAPTER, preset="laptop")
 figures.arms("JEPA", "MAE", "clean", "noisy")
 
@@ -80,7 +79,7 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # x_i)$,
 # and its regression coefficient $\rho_i = \lambda_i / \operatorname{var}(x_i)$. A strong but noisy feature has a large
 # $\lambda$ and a small $\rho$; a quiet, predictable one the opposite. From a small balanced start every direction
-# then learns alone, and its end-to-end gain $\bar w$ obeys (`linear_theory.velocity`; the paper's eqs. 7 and 8)
+# then learns alone, and its end-to-end gain $\bar w$ obeys (`theory.velocity`; the paper's eqs. 7 and 8)
 #
 # $$
 # \begin{aligned}
@@ -99,7 +98,7 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # dots, or type into the table.
 
 # %% tags=["hide-input"]
-phase.phase_explorer()
+explorer.phase_explorer()
 
 # %% [markdown]
 # What to take away: the order by $\lambda$ is common to both, and it is the leading effect. The preference for $\rho$
@@ -119,24 +118,14 @@ lam, rho = paper.features(paper.EQUAL_LAM)
 print("lam", tuple(lam.shape), "rho", rho.tolist())
 print("t* JEPA", theory.critical_time("jepa", lam, rho, depth=3, eps=1e-2))
 print("t* MAE ", theory.critical_time("mae", lam, rho, depth=3, eps=1e-2))
-small = nets.simulate(
-    "jepa",
-    lam,
-    rho,
-    (1, 2),
-    paper.generator_of(seed, "demo"),
-    eps=0.05,
-    fraction=0.5,
-    step_fraction=0.1,
-    num_seeds=3,
-    num_records=100,
-)
+settings = dict(eps=0.05, fraction=0.5, step_fraction=0.1, num_seeds=3, num_records=100)
+small = nets.simulate("jepa", lam, rho, (1, 2), experiments.generator_of(seed, "demo"), **settings)
 print("progress [T, L, S, D]", tuple(small.progress.shape))
 print("critical [L, S, D]", tuple(small.critical.shape))
 print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape))
 
 # %% [markdown]
-# The gradients are written by hand (`linear_nets.gradients`). With $E = V\bar W S_{xx} - T S_{yx}$, where
+# The gradients are written by hand (`linear.gradients`). With $E = V\bar W S_{xx} - T S_{yx}$, where
 # $T = \bar W$ for JEPA and $T = I$ for MAE, they are
 #
 # $$
@@ -152,12 +141,11 @@ print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape)
 # product.
 
 # %%
-bench = nets.bench_ensemble()
-run.value("speed-up", bench["ratio"])
+bench = plain.time_both()
+record.value("speed-up", bench["ratio"])
 print(f"plain autograd loop {1e3 * bench['loop_s_per_seed']:8.2f} CPU ms per seed")
 print(f"256 seeds batched   {1e3 * bench['batched_s_per_seed']:8.2f} CPU ms per seed")
-gap = bench["largest_difference"]
-print(f"{bench['ratio']:.0f} times less; the weights differ by {gap:.0e}")
+print(f"{bench['ratio']:.0f} times less; the weights differ by {bench['largest_difference']:.0e}")
 
 # %% [markdown]
 # ## Does the simulation obey the theory?
@@ -167,47 +155,14 @@ print(f"{bench['ratio']:.0f} times less; the weights differ by {gap:.0e}")
 # what remains is the error of the Euler step, and that must halve when the step does.
 
 # %%
-flow = paper.flow(cfg, seed, device)
-flow.put(run)
+flow = experiments.flow(cfg, seed, device)
+flow.put(record)
 
 # %% tags=["hide-input"]
-steps = [multiple * cfg.step_fraction for multiple in (4, 2, 1)]
-lines = {
-    f"{o.upper()}, depth {L}": (steps, flow.data["errors"][o][:, i].tolist())
-    for o in paper.OBJECTIVES
-    for i, L in enumerate(cfg.depths)
-}
-worst = max(max(y) for _, y in lines.values())
-fig = figures.curves(
-    lines,
-    "step size × fastest rate",
-    "largest |simulation − ODE|",
-    "The error is the step's own",
-    description=f"Error against step size for each objective and depth on logarithmic axes; all lines fall with slope 1 from at most {worst:.2g}.",
-)
-fig.update_xaxes(type="log", tickvals=steps).update_yaxes(type="log", dtick="D2")
+pages.flow_errors(flow, cfg)
 
 # %% tags=["hide-input"]
-sim, ode = flow.data["curves"]["jepa"]
-last, shown = len(cfg.depths) - 1, range(0, len(sim.times), max(1, len(sim.times) // 60))
-tau = (cfg.depths[last] * sim.times[:, last]).tolist()
-fig = figures.curves(
-    {f"rho = {r:.2f}": (tau, ode[:, last, i].tolist()) for i, r in enumerate(rho.tolist())},
-    "time τ",
-    "share of the fixed point",
-    f"JEPA, depth {cfg.depths[last]}, equal lam: lines are theory, dots the matrices of one seed",
-    description="Four learning curves at equal lam; larger rho rises earlier; simulated dots lie on the theoretical lines.",
-)
-for i in range(len(rho)):
-    fig.add_scatter(
-        x=[tau[t] for t in shown],
-        y=[float(sim.progress[t, last, 0, i]) for t in shown],
-        mode="markers",
-        showlegend=False,
-        marker=dict(color=figures.colour(f"rho = {float(rho[i]):.2f}"), size=6, symbol="circle-open"),
-        name=f"simulated, rho = {float(rho[i]):.2f}",
-    )
-fig
+pages.flow_curves(flow, cfg, rho)
 
 # %% [markdown]
 # ## Equal strength, different noise
@@ -221,33 +176,11 @@ fig
 # directly, so a batch of 256 costs no more than one sample.)
 
 # %%
-sweep = paper.depth_sweep(cfg, seed, device)
-sweep.put(run)
+sweep = experiments.depth_sweep(cfg, seed, device)
+sweep.put(record)
 
 # %% tags=["hide-input"]
-lines = {o.upper(): (cfg.sweep_depths, sweep.data["spread"][o].tolist()) for o in paper.OBJECTIVES}
-words = "; ".join(
-    f"{name} from {y[0]:.2f} at depth 1 to {y[-1]:.2f} at depth {cfg.sweep_depths[-1]}"
-    for name, (_, y) in lines.items()
-)
-fig = figures.curves(
-    lines,
-    "encoder depth L",
-    "t*(ρ = 0.5) / t*(ρ = 0.95)",
-    f"Only JEPA waits longer for noise (exact, ε = {cfg.sweep_eps:g})",
-    description=f"Ratio of critical times over depth at equal lam: {words}.",
-)
-for o in paper.OBJECTIVES:
-    spread = sweep.data["sgd"][o]
-    fig.add_scatter(
-        x=list(cfg.depths),
-        y=spread.mean(1).tolist(),
-        mode="markers",
-        name=f"{o.upper()}, SGD, ε = {cfg.eps:g}",
-        error_y=dict(type="data", array=(2.0 * spread.std(1) / spread.shape[1] ** 0.5).tolist()),
-        marker=dict(color=figures.colour(o.upper()), size=10, symbol="diamond-open"),
-    )
-fig
+pages.spread_over_depth(sweep, cfg)
 
 # %% [markdown]
 # ## The critical-time formula
@@ -270,31 +203,14 @@ fig
 # quadratures.
 
 # %%
-formula = paper.formula(cfg, device)
-formula.put(run)
+formula = experiments.formula(cfg, device)
+formula.put(record)
 print(f"eps {cfg.formula_eps:g}, t*(0.5) / t*(0.95):")
-for L, (measured, predicted) in formula.data["ratios"].items():
-    print(f"depth {L}: {measured:.4f}, first order says {predicted:.4f}")
+for L, (exact, first_order) in formula.data["ratios"].items():
+    print(f"depth {L}: {exact:.4f}, first order says {first_order:.4f}")
 
 # %% tags=["hide-input"]
-eps = [10.0 ** (-k / 2) for k in range(6, 19)]
-one, low, high = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 0.5, 0.95))
-lines = {}
-for L in (2, 3, 4, 5):
-    ratio = [
-        float(theory.critical_time("jepa", one, low, L, e) / theory.critical_time("jepa", one, high, L, e)) - 1
-        for e in eps
-    ]
-    lines[f"depth {L}"] = (eps, ratio)
-    lines[f"depth {L}, first order"] = (eps, [float(theory.rho_ratio(low, high, L, e)) - 1 for e in eps])
-fig = figures.curves(
-    lines,
-    "ε",
-    "t*(0.5) / t*(0.95) − 1",
-    "The ρ effect falls as ε to the power 1/L",
-    description="The rho effect against eps on logarithmic axes for depth 2 to 5, exact and to first order: straight lines of slope 1/L that meet as eps goes to 0.",
-)
-fig.update_xaxes(type="log", exponentformat="power", dtick=1).update_yaxes(type="log", exponentformat="power", dtick=1)
+pages.rho_effect_over_eps()
 
 # %% [markdown]
 # ## Opposite orders, and where they are not opposite
@@ -305,12 +221,12 @@ fig.update_xaxes(type="log", exponentformat="power", dtick=1).update_yaxes(type=
 # target of higher variance. The theory doesn't mind.)
 
 # %%
-inversion = paper.inversion(cfg, seed, device)
-inversion.put(run)
+inversion = experiments.inversion(cfg, seed, device)
+inversion.put(record)
 
 # %% tags=["hide-input"]
 family = paper.features(paper.INVERTED)
-frames = [(str(L), phase.curves_figure(*family, L, cfg.eps)) for L in (1, 2, 3, 4)]
+frames = [(str(L), explorer.curves_figure(*family, L, cfg.eps)) for L in (1, 2, 3, 4)]
 figures.with_slider(frames, "encoder depth", title=f"One family of eight features, ε = {cfg.eps:g}")
 
 # %% [markdown]
@@ -324,7 +240,7 @@ figures.with_slider(frames, "encoder depth", title=f"One family of eight feature
 
 # %% tags=["hide-input"]
 depths, log_eps = range(1, 11), [-7 + 0.25 * k for k in range(25)]
-phase.phase_map(depths, log_eps, paper.phase_diagram(depths, log_eps))
+explorer.phase_map(depths, log_eps, experiments.phase_diagram(depths, log_eps))
 
 # %% [markdown]
 # ## The headline: slow clean features against strong noise
@@ -339,22 +255,17 @@ phase.phase_map(depths, log_eps, paper.phase_diagram(depths, log_eps))
 views = Views(*paper.features(paper.TEMPORAL))
 print("lam", [round(v, 2) for v in views.lam.tolist()])
 print("rho", [round(v, 2) for v in views.rho.tolist()])
-noisy = paper.noisy_features(cfg, seed, device)
-noisy.put(run)
+noisy = experiments.noisy_features(cfg, seed, device)
+noisy.put(record)
 for (model, o), ratio in noisy.data["ratio"].items():
+    errors, predicted = pages.half_width(ratio.T), noisy.data["predicted"][model, o]
     for i, L in enumerate(cfg.depths):
-        run.value(f"{model} {o} depth {L}", float(ratio[i].mean()))
-        error = 2 * ratio[i].std() / len(ratio[i]) ** 0.5
-        print(
-            f"{model:8} {o:4} depth {L}: noisy / clean {ratio[i].mean():.3f} "
-            f"± {error:.3f}, theory {noisy.data['predicted'][model, o][i]:.3f}"
-        )
+        measured = f"noisy / clean {ratio[i].mean():.3f} ± {errors[i]:.3f}"
+        print(f"{model:8} {o:4} depth {L}: {measured}, theory {predicted[i]:.3f}")
 
 # %% tags=["hide-input"]
-frames = [
-    (str(L), phase.group_figure({o: noisy.data["simulations"]["temporal", o] for o in paper.OBJECTIVES}, L))
-    for L in cfg.depths
-]
+temporal = {o: noisy.data["simulations"]["temporal", o] for o in paper.OBJECTIVES}
+frames = [(str(L), explorer.group_figure(temporal, L)) for L in cfg.depths]
 figures.with_slider(frames, "encoder depth", title="Temporal model: mean over seeds and their range")
 
 # %% [markdown]
@@ -368,19 +279,8 @@ figures.with_slider(frames, "encoder depth", title="Temporal model: mean over se
 # directions less. So a lower rank is no alarm here: it is noise that was left out.
 
 # %% tags=["hide-input"]
-panels, x = {}, views.sample(1, 1000, paper.generator_of(seed, "panel"))[0][0]
-for o in paper.OBJECTIVES:
-    sim = noisy.data["simulations"]["temporal", o]
-    at, goal = cfg.depths.index(2), theory.fixed_point(o, views.rho, 2)
-    when = torch.linspace(0, len(sim.times) - 1, 25).long().tolist()
-    found = [diagnostics.panel((x * sim.progress[t, at, 0].cpu() * goal).float()) for t in when]
-    share = [float(sim.times[t, at] / sim.times[-1, at]) for t in when]
-    panels[o.upper()] = {
-        metric: (share, [f[metric] for f in found])
-        for metric in ("feature_std", "rankme", "cosine_to_mean", "target_variance")
-    }
-fig = figures.collapse_panel(panels, "The collapse panel along training")
-fig.update_xaxes(title=dict(text="share of the training time"), row=2)
+x, _ = views.sample(1, 1000, experiments.generator_of(seed, "panel"))
+pages.collapse_along_training(noisy, views.rho, x[0], cfg)
 
 # %% [markdown]
 # The study: five runs of this chapter with different seeds, each the mean of ten inner seeds, and today's run on top.
@@ -388,14 +288,7 @@ fig.update_xaxes(title=dict(text="share of the training time"), row=2)
 # means "noisy and clean together". The paper gives no number to mark here; the controls are MAE and depth 1.
 
 # %% tags=["hide-input"]
-names = {f"{o.upper()}, depth {L}": f"temporal {o} depth {L}" for o in paper.OBJECTIVES for L in cfg.depths}
-fig = figures.claim_figure(
-    {arm: [r["values"][key] for r in study if key in r["values"]] for arm, key in names.items()},
-    {arm: run.record["values"][key] for arm, key in names.items()},
-    "t* of noisy / t* of clean features",
-    title="Temporal model: above 1, clean features come first",
-)
-fig.add_vline(x=1, line=dict(dash="dot", color="#888888"))
+pages.temporal_ratios(study, record.record["values"], cfg)
 
 # %% [markdown]
 # ## Without the ideal start
@@ -407,24 +300,11 @@ fig.add_vline(x=1, line=dict(dash="dot", color="#888888"))
 # same multiple (`horizon_factor`) of the best feature's ideal critical time for JEPA and for MAE.
 
 # %%
-start = paper.random_start(cfg, seed, device)
-start.put(run)
+start = experiments.random_start(cfg, seed, device)
+start.put(record)
 
 # %% tags=["hide-input"]
-lines, bands = {}, {}
-for o in paper.OBJECTIVES:
-    for i, L in enumerate(cfg.shallow_depths):
-        final = start.data["final"][o][i]  # [S, D]
-        name, half = f"{o.upper()}, depth {L}", 2 * final.std(0) / len(final) ** 0.5
-        lines[name] = (rho.tolist(), final.mean(0).tolist())
-        bands[name] = (rho.tolist(), (final.mean(0) - half).tolist(), (final.mean(0) + half).tolist())
-figures.curves(
-    lines,
-    "regression coefficient ρ",
-    "gain / fixed point at the horizon",
-    "Random start, equal λ: who is learned in time?",
-    bands=bands,
-)
+pages.learned_in_time(start, rho, cfg)
 
 # %% [markdown]
 # JEPA's preference survives, and more strongly than in the ideal case. Note the control: at depth 2 MAE prefers large
@@ -441,21 +321,13 @@ figures.curves(
 # $S_{yx} u = \rho S_{xx} u$, so we read features from that generalised eigenproblem.
 
 # %%
-turned = paper.turned_covariances(cfg, seed, device)
-turned.put(run)
-ema = paper.ema_target(cfg, seed, device)
-ema.put(run)
+turned = extensions.turned_covariances(cfg, seed, device)
+turned.put(record)
+ema = extensions.ema_target(cfg, seed, device)
+ema.put(record)
 
 # %% tags=["hide-input"]
-lines = {
-    f"{o.upper()}, depth {L}": (cfg.angles, turned.data["ratio"][o][i].tolist())
-    for o in paper.OBJECTIVES
-    for i, L in enumerate(cfg.shallow_depths)
-}
-fig = figures.curves(
-    lines, "angle between the two bases, degrees", "t* of noisy / t* of clean", "Above 1, clean features come first"
-)
-fig.add_hline(y=1, line=dict(dash="dot", color="#888888"))
+pages.order_over_angle(turned, cfg)
 
 # %% [markdown]
 # **A target that lags.** Practical JEPAs predict an {term}`EMA` copy of the encoder. The theory's target is the encoder
@@ -463,18 +335,7 @@ fig.add_hline(y=1, line=dict(dash="dot", color="#888888"))
 # target remembers a share of the cleanest feature's critical time.
 
 # %% tags=["hide-input"]
-lines = {
-    f"JEPA, depth {L}": (cfg.ema_memories, ema.data["ratio"][i].tolist()) for i, L in enumerate(cfg.shallow_depths)
-}
-fig = figures.curves(
-    lines,
-    "memory of the EMA target, in critical times",
-    "t* of noisy / t* of clean",
-    "A lagging target holds the clean features back",
-)
-fig.update_xaxes(type="log", tickvals=cfg.ema_memories, range=[-2.7, -0.4]).add_hline(
-    y=1, line=dict(dash="dot", color="#888888")
-)
+pages.order_over_memory(ema, cfg)
 
 # %% [markdown]
 # Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose
@@ -488,21 +349,11 @@ fig.update_xaxes(type="log", tickvals=cfg.ema_memories, range=[-2.7, -0.4]).add_
 # moment?
 
 # %%
-relu = paper.relu_encoder(cfg, seed, device)
-relu.put(run)
+relu = extensions.relu_encoder(cfg, seed, device)
+relu.put(record)
 
 # %% tags=["hide-input"]
-lines = {
-    o.upper(): ((relu.data["times"][o] / relu.data["times"][o][-1]).tolist(), relu.data["share"][o].tolist())
-    for o in paper.OBJECTIVES
-}
-figures.curves(
-    lines,
-    "share of the training time",
-    "gain on noisy / gain on clean directions",
-    "ReLU encoder: noise against signal in the code",
-    description="; ".join(f"{name}: peak {max(y):.2f}, end {y[-1]:.2f}" for name, (_, y) in lines.items()),
-)
+pages.noise_in_relu_code(relu)
 
 # %% [markdown]
 # **Real images.** Patches of 6 × 6 pixels from Fashion-MNIST, seen twice through a line sensor whose columns have
@@ -514,52 +365,16 @@ figures.curves(
 # decide. $\lambda$ and $\rho$ are measured; nothing is diagonal by design.
 
 # %%
-garments = images.fashion_mnist("train")
-run.data(garments.name, source=garments.source, sha256=garments.sha256, kind=garments.kind)
-patches = paper.patches(cfg, seed, garments.images.to(device))
-patches.put(run)
-print(f"{garments.name} from: {garments.source}")
+data = images.fashion_mnist("train")
+record.data(data.name, source=data.source, sha256=data.sha256, kind=data.kind)
+patches = extensions.patches(cfg, seed, data.images.to(device))
+patches.put(record)
+print(f"{data.name} from: {data.source}")
 print(f"relative commutator of the covariances {patches.data['commutator'].mean():.3f}")
-variance = (patches.data["lam"] / patches.data["rho"]).mean(0)
-print(f"variance of banded / clean directions {variance[3:].mean() / variance[:3].mean():.1f}")
+print(f"variance of banded / clean directions {patches.data['variance_ratio']:.1f}")
 
 # %% tags=["hide-input"]
-from plotly.subplots import make_subplots
-
-fig, at = make_subplots(1, 2, subplot_titles=["JEPA, depth 2", "MAE, depth 2"]), cfg.shallow_depths.index(2)
-measured, found = patches.data["rho"].mean(0).tolist(), {o: patches.data["critical"][o][at] for o in paper.OBJECTIVES}
-for col, o in enumerate(paper.OBJECTIVES, 1):
-    error = dict(type="data", array=(2 * found[o].std(0) / len(found[o]) ** 0.5).tolist())
-    fig.add_scatter(
-        x=measured,
-        y=found[o].mean(0).tolist(),
-        error_y=error,
-        mode="markers",
-        name="simulated on patches",
-        row=1,
-        col=col,
-        text=[f"lam {v:.2f}" for v in patches.data["lam"].mean(0)],
-        marker=dict(size=10, color=figures.colour(o.upper())),
-        showlegend=col == 1,
-    )
-    fig.add_scatter(
-        x=measured,
-        y=patches.data["predicted"][o][at].tolist(),
-        mode="markers",
-        name="scalar theory with measured λ, ρ",
-        row=1,
-        col=col,
-        marker=dict(size=12, symbol="x-thin", line=dict(width=2, color="#888888")),
-        showlegend=col == 1,
-    )
-fig.update_xaxes(title=dict(text="measured ρ")).update_yaxes(rangemode="tozero").update_layout(
-    yaxis_title=dict(text="t*, literal time"), height=420
-)
-figures.house(
-    fig,
-    "Critical time against measured rho, six directions of real patches: "
-    + "; ".join(f"{o.upper()} noisy over clean {patches.data['ratio'][o][at].mean():.2f}" for o in paper.OBJECTIVES),
-).update_layout(margin=dict(t=90), legend=dict(y=1, yref="container", yanchor="top"))
+pages.patch_times(patches, cfg)
 
 # %% [markdown]
 # Principal components of the noisy input would put the banded directions first, for they have the most variance (that
@@ -573,10 +388,10 @@ figures.house(
 # %% tags=["hide-input"]
 from IPython.display import Markdown
 
-broken = paper.breaks(cfg)
-for b in broken:
-    run.value(f"break: {b.switch}", b.broken)
-rows = "\n".join(f"| {b.switch} | {b.measure} | {b.healthy:.3g} | {b.broken:.3g} |" for b in broken)
+broken = breaks.all_breaks(cfg)
+for row in broken:
+    record.value(f"break: {row.switch}", row.broken)
+rows = "\n".join(f"| {row.switch} | {row.measure} | {row.healthy:.3g} | {row.broken:.3g} |" for row in broken)
 Markdown("| switch | measured | healthy | broken |\n|---|---|---|---|\n" + rows)
 
 # %% [markdown]
@@ -595,7 +410,7 @@ Markdown("| switch | measured | healthy | broken |\n|---|---|---|---|\n" + rows)
 figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds; positive is as claimed")
 
 # %% tags=["remove-input"]
-print("saved the record", run.save().name)
+print("saved the record", record.save().name)
 
 # %% [markdown]
 # The study has five outer seeds; the random parts average ten seeds or more inside each. Claims without randomness
@@ -633,10 +448,11 @@ for L in range(1, 8):
 # term never show an order at equal $\lambda$?
 
 # %% tags=["solution", "hide-cell"]
-exact = theory.critical_time("jepa", one, low, 3, 1e-3)
+unit, low, high = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 0.5, 0.95))
+exact = theory.critical_time("jepa", unit, low, 3, 1e-3)
 for terms in range(1, 6):
-    told = theory.critical_time_sum("jepa", one, low, 3, 1e-3, terms=terms)
-    print(terms, "terms:", f"{float((told - exact).abs() / exact):.2%} off")
+    formula = theory.critical_time_sum("jepa", unit, low, 3, 1e-3, terms=terms)
+    print(terms, "terms:", f"{float((formula - exact).abs() / exact):.2%} off")
 print("The first term, n = 2L-1, is the same for every rho.")
 
 # %% [markdown]
@@ -647,12 +463,12 @@ print("The first term, n = 2L-1, is the same for every rho.")
 def euler(eps, depth, rho, stop, dt):
     wbar, tau = torch.tensor([eps], dtype=torch.float64), 0.0
     while wbar < stop:
-        wbar, tau = wbar + dt * theory.velocity("mae", wbar, one, rho, depth), tau + dt
+        wbar, tau = wbar + dt * theory.velocity("mae", wbar, unit, rho, depth), tau + dt
     return tau
 
 
 goal = 0.5 * float(theory.fixed_point("mae", high, 3))
-exact = float(theory.critical_time("mae", one, high, 3, 1e-2))
+exact = float(theory.critical_time("mae", unit, high, 3, 1e-2))
 for dt in (0.1, 0.05, 0.025):
     print(f"dt {dt}: {euler(1e-2, 3, high, goal, dt) - exact:+.3f} of {exact:.3f}")
 
@@ -662,16 +478,19 @@ for dt in (0.1, 0.05, 0.025):
 # and read the reasons.
 
 # %% tags=["solution", "hide-cell"]
-for features in ((one, low, 4, 0.05), (-one, low, 2, 1e-3)):
-    try:
-        theory.critical_time("jepa", *features)
-    except ValueError as reason:
-        print("ValueError:", reason)
+try:
+    theory.critical_time("jepa", unit, low, 4, 0.05)
+except ValueError as reason:
+    print("ValueError:", reason)
+try:
+    theory.diagonal_features(*rotate(views.moments(), 20.0))
+except ValueError as reason:
+    print("ValueError:", reason)
 
 # %% [markdown]
 # ## Run it larger
 #
-# With a kernel, `phase.live_phase_explorer()` is the explorer on the Python theory; a tick trains the matrices, too.
+# With a kernel, `explorer.live_phase_explorer()` is the explorer on the Python theory; a tick trains the matrices, too.
 #
 # ```bash
 # # depth up to 4, 256 seeds, batches of 1,024

@@ -1,11 +1,12 @@
 """Deep linear JEPA and MAE, feature by feature: the scalar theory of Littwin et al. 2024 (arXiv 2407.03475).
 
-With x and y diagonal in one basis, every feature i has two numbers, lam_i = cov(y_i, x_i) and
-rho_i = lam_i / var(x_i), and learns alone. Letters: `depth` L layers of the encoder, `wbar` its end-to-end gain on
-the feature, `eps` that gain at the start, `fraction` p of the fixed point at which a feature counts as learned.
+Where x and y are diagonal in one basis, feature i has two numbers, lam_i = cov(y_i, x_i) and
+rho_i = lam_i / var(x_i), and is learned independently of all others. Letters: `depth` is L, the number of encoder
+layers; `wbar` is the encoder's end-to-end gain on the feature; `eps` is that gain at the start; `fraction` is p, the
+share of the fixed point at which a feature counts as learned.
 
-Time is the paper's: tau = L * (literal gradient-flow time at unit learning rate). The full text was not at hand;
-equation and theorem numbers are second hand, every formula was derived again and is checked in the tests.
+Time is the paper's: tau = L * (literal gradient-flow time at unit learning rate). The full text of the paper was not
+available: equation and theorem numbers are second hand. Every formula was derived again and is tested.
 """
 
 from math import isfinite, log
@@ -17,32 +18,32 @@ from torch import Tensor
 
 Objective = Literal["jepa", "mae"]
 
-# nodes and weights of 3-point Gauss-Legendre on [0, 1]: exact to degree 5, the JavaScript explorer uses the same
+# nodes and weights of 3-point Gauss-Legendre on [0, 1], exact to degree 5; explorer.js uses the same
 GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
 
 
 def check(lam: Tensor, rho: Tensor, depth: int, eps: float | None = None, fraction: float = 0.5) -> None:
-    """Refuse what the theory gives no meaning to, with the reason (ValueError)."""
+    """Raise ValueError with the reason where the theory does not apply to these features."""
     if isinstance(depth, bool) or int(depth) != depth or depth < 1:
         raise ValueError(f"depth must be a whole number of layers, at least 1; got {depth}")
     for name, value, why in (
-        ("lam", lam, "a feature without covariance between x and y is never learned"),
+        ("lam", lam, "a feature whose x and y do not covary is never learned"),
         ("rho", rho, "rho has the sign of lam, and the fixed point rho**depth must exist"),
     ):
         if not bool(torch.isfinite(value).all() and (value > 0).all()):
             raise ValueError(f"{name} must be positive and finite: {why}; got {value.tolist()}")
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie between 0 and 1 (the fixed point itself takes for ever); got {fraction}")
+        raise ValueError(f"fraction must lie between 0 and 1 (the fixed point itself is never reached); got {fraction}")
     if eps is None:
         return
     if not (isfinite(eps) and eps > 0):
-        raise ValueError(f"eps must be positive: a gain that starts at 0 stays there; got {eps}")
+        raise ValueError(f"eps must be positive: a gain that starts at 0 stays 0; got {eps}")
     lowest = min(float(fixed_point(o, rho, depth).min()) for o in ("jepa", "mae"))
     if eps >= fraction * lowest:
         raise ValueError(
             f"eps = {eps:g} is not below fraction * fixed point = {fraction * lowest:.3g} at depth {depth}: "
-            "the feature of smallest rho counts as learned at time 0 and the order means nothing; "
-            "take a smaller eps, fewer layers or larger rho"
+            "the feature of smallest rho counts as learned at time 0, so the order has no meaning; "
+            "take a smaller eps, fewer layers or a larger rho"
         )
 
 
@@ -68,10 +69,10 @@ def learning_curve(
     last: float = 0.999,
     points: int = 401,
 ) -> tuple[Float[Tensor, "*F P"], Float[Tensor, "*F P"]]:
-    """Exact solution of eqs. (7) and (8) as (tau, wbar / wbar*) from eps up to the fraction `last`.
+    """Littwin et al. eqs. (7) and (8), exact solution: (tau, wbar / wbar*) from eps up to the fraction `last`.
 
-    The flow of one feature is separable, so tau is a plain integral and nothing is stepped. In u = logit(s),
-    s = wbar / wbar*, both equations read d tau / du = (1 - s) / (lam * wbar^a * (1 - s^k)), smooth at both ends.
+    The equation of one feature is separable, so tau is an integral and needs no time steps. With s = wbar / wbar* and
+    u = logit(s), both equations read d tau / du = (1 - s) / (lam * wbar^a * (1 - s^k)), which is smooth at both ends.
     """
     check(lam, rho, depth, eps, last)
     lam, rho = torch.broadcast_tensors(lam.double(), rho.double())
@@ -99,7 +100,7 @@ def critical_time(
     eps: float,
     fraction: float = 0.5,
 ) -> Float[Tensor, "*F"]:
-    """First tau at which wbar reaches `fraction` of its fixed point, by quadrature of eqs. (7) and (8)."""
+    """Littwin et al. eqs. (7) and (8), by quadrature: first tau at which wbar reaches `fraction` of its fixed point."""
     return learning_curve(objective, lam, rho, depth, eps, last=fraction)[0][..., -1]
 
 
@@ -111,7 +112,7 @@ def progress_at(
     depth: int,
     eps: float,
 ) -> Float[Tensor, "F T"]:
-    """wbar / wbar* of the scalar theory at given times tau (interpolated in logit on 4,001 exact points)."""
+    """wbar / wbar* of the scalar theory at given times tau, interpolated in logit between 4,001 exact points."""
     tau, s = learning_curve(objective, lam, rho, depth, eps, last=1 - 1e-9, points=4001)
     times = times.to(tau).expand(tau.shape[0], -1).contiguous()
     right = torch.searchsorted(tau, times).clamp(1, tau.shape[-1] - 1)
@@ -124,7 +125,7 @@ def progress_at(
 def implicit_time(
     wbar: Float[Tensor, "..."], lam: Float[Tensor, "..."], rho: Float[Tensor, "..."], depth: int
 ) -> Float[Tensor, "..."]:
-    """Littwin et al. Theorem 4.4: tau of JEPA in closed form, up to a constant (psi = wbar^(1/L) / rho < 1)."""
+    """Littwin et al. Theorem 4.4: tau of JEPA in closed form, up to a constant; psi = wbar^(1/L) / rho < 1."""
     psi = wbar ** (1 / depth) / rho
     total = torch.log(psi) - torch.log1p(-psi)
     for n in range(1, 2 * depth):
@@ -140,9 +141,10 @@ def critical_time_sum(
     eps: float,
     terms: int | None = None,
 ) -> Float[Tensor, "..."]:
-    """Littwin et al. Theorem 4.5: the critical time without its Theta(log eps) (JEPA) or Theta(1) (MAE) remainder.
+    """Littwin et al. Theorem 4.5: the critical time without its remainder, Theta(log eps) for JEPA, Theta(1) for MAE.
 
-    `terms` keeps only that many leading terms of the JEPA sum: n = 2L-1 (which holds no rho), then 2L-2, ...
+    `terms` keeps that many leading terms of the JEPA sum: first n = 2L-1, which does not contain rho, then n = 2L-2,
+    and so on.
     """
     check(lam, rho, depth, eps)
     if objective == "mae":
@@ -154,18 +156,22 @@ def critical_time_sum(
 
 
 def rho_ratio(rho_a: Float[Tensor, "..."], rho_b: Float[Tensor, "..."], depth: int, eps: float) -> Float[Tensor, "..."]:
-    """First order of t*(rho_a) / t*(rho_b) for JEPA at equal lam, from Theorem 4.5 (depth >= 2): 1 + Delta eps^(1/L)."""
+    """Littwin et al. Theorem 4.5, first order: t*(rho_a) / t*(rho_b) of JEPA at equal lam is 1 + Delta eps^(1/L).
+
+    Raises ValueError below depth 2.
+    """
     if depth < 2:
-        raise ValueError("the eps^(1/L) ratio needs depth >= 2; at depth 1 the effect is only eps * log(1/eps)")
+        raise ValueError("the eps^(1/L) ratio needs depth >= 2; at depth 1 the effect is of order eps * log(1/eps)")
     return 1 + (2 * depth - 1) / (2 * depth - 2) * (1 / rho_a - 1 / rho_b) * eps ** (1 / depth)
 
 
 def largest_step(
     objective: Objective, lam: Float[Tensor, "..."], rho: Float[Tensor, "..."], depth: int
 ) -> Float[Tensor, "..."]:
-    """Step (literal time) at which gradient descent loses stability at the fixed point: 2 / contraction rate.
+    """Step size (literal time) above which gradient descent is unstable at the fixed point: 2 / contraction rate.
 
-    Rates: lam * rho^(2L-1) (JEPA) and (L+1) * lam * rho^((L-1)/(L+1)) (MAE), from linearising dv/dt and dw/dt.
+    The rates follow from linearising dv/dt and dw/dt: lam * rho^(2L-1) for JEPA, (L+1) * lam * rho^((L-1)/(L+1)) for
+    MAE.
     """
     if objective == "jepa":
         return 2 / (lam * rho ** (2 * depth - 1))
@@ -175,15 +181,19 @@ def largest_step(
 def diagonal_features(
     sxx: Float[Tensor, "D D"], syx: Float[Tensor, "D D"], tolerance: float = 1e-8
 ) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"], Float[Tensor, "D D"]]:
-    """(lam, rho, basis with features in columns) of covariances that share a basis; ValueError if they do not."""
+    """(lam, rho, basis with features in columns) of covariances that share a basis.
+
+    Raises ValueError where they do not.
+    """
     clash = (sxx @ syx - syx @ sxx).norm() / (sxx @ syx).norm()
     lopsided = (syx - syx.T).norm() / syx.norm()
     if not bool(clash <= tolerance) or not bool(lopsided <= tolerance):
         raise ValueError(
-            f"the scalar theory needs Sxx and Syx to be symmetric and to commute (relative commutator {float(clash):.2g}, "
-            f"asymmetry {float(lopsided):.2g}): features then mix and have no rho of their own; simulate the matrices instead"
+            "the scalar theory needs Sxx and Syx to be symmetric and to commute "
+            f"(relative commutator {float(clash):.2g}, asymmetry {float(lopsided):.2g}): "
+            "otherwise features mix and none has a rho of its own; simulate the matrices instead"
         )
-    # a random mixture separates the eigenspaces that either matrix alone leaves degenerate
+    # an irrational mixture separates eigenspaces in which one of the two matrices is degenerate
     _, basis = torch.linalg.eigh(sxx / sxx.norm() + 0.6180339887 * syx / syx.norm())
     lam = (basis * (syx @ basis)).sum(0)
     return lam, lam / (basis * (sxx @ basis)).sum(0), basis
@@ -192,10 +202,10 @@ def diagonal_features(
 def generalised_features(
     sxx: Float[Tensor, "*R D D"], syx: Float[Tensor, "*R D D"]
 ) -> tuple[Float[Tensor, "*R D"], Float[Tensor, "*R D"], Float[Tensor, "*R D D"]]:
-    """(lam, rho, duals) when the covariances do not commute; our extension, not the paper's. rho ascends.
+    """(lam, rho, duals) of covariances that need not commute, rho ascending; our extension, not the paper's.
 
-    Wbar's row space at a JEPA fixed point is spanned by solutions u of Syx u = rho Sxx u (|u| = 1, lam = u^T Syx u).
-    Column i of `duals` picks the coefficient of u_i: Wbar = sum_i c_i u_i^T has Wbar @ duals[:, i] = c_i.
+    At a JEPA fixed point the rows of Wbar span solutions u of Syx u = rho Sxx u, with |u| = 1 and lam = u^T Syx u.
+    Column i of `duals` reads the coefficient of u_i: Wbar = sum_i c_i u_i^T has Wbar @ duals[:, i] = c_i.
     """
     whiten = torch.linalg.inv(torch.linalg.cholesky(sxx))
     rho, turned = torch.linalg.eigh(whiten @ syx @ whiten.mT)
