@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from jepa_lab.data.ecg.leads import MAX_MV
+from jepa_lab.data.ecg.records import MAX_MV
 from jepa_lab.losses import identity
 from jepa_lab.masks import Masks
 from jepa_lab.objectives import JEPA, predict, targets

@@ -1,6 +1,6 @@
-"""What an ECG shows without learning: hand-made features of the raw signals, the baselines of chapter 07.
+"""Hand-made features of the raw signals: the baselines of chapter 07 that need no learning.
 
-`SETS` holds them by name, from simple to strong. All take millivolts in the order of data.ecg.LEADS.
+`SETS` holds them by name, from simple to strong. All take millivolts in the order of data.ecg.records.LEADS.
 Shape letters: n records, 12 leads, T samples, Q frequencies, B bands.
 """
 
@@ -34,54 +34,55 @@ def spectrum(signals: Float[Tensor, "n 12 T"], rate: int) -> Float[Tensor, "n F"
 
 
 def r_peaks(signals: Float[Tensor, "n 12 T"], rate: int) -> Bool[Tensor, "n T"]:
-    """Where a beat's QRS is steepest: maxima of the squared slope over all leads, smoothed over 0.1 s, above a third of
-    the record's second-largest kind (its 98th percentile), no two within REFRACTORY_S. At least two in every record."""
+    """True where the QRS of a beat is steepest; at least two true samples in every record.
+
+    These are maxima of the squared slope summed over leads and smoothed over 0.1 s. They exceed a third of the record's
+    98th percentile, and no two lie within REFRACTORY_S.
+    """
     slope_nT = F.pad(signals.float().diff(dim=-1).square().sum(1), (1, 0))
     width = 2 * round(0.05 * rate) + 1
     energy_nT = F.avg_pool1d(slope_nT[:, None], width, 1, width // 2)[:, 0]
     reach = 2 * round(REFRACTORY_S * rate / 2) + 1
     is_top_nT = energy_nT == F.max_pool1d(energy_nT[:, None], 2 * reach - 1, 1, reach - 1)[:, 0]
     is_peak_nT = is_top_nT & (energy_nT > energy_nT.quantile(0.98, dim=-1, keepdim=True) / 3)
-    two = energy_nT.masked_fill(~is_top_nT, -1.0).topk(2, dim=-1).indices
-    return is_peak_nT.scatter(1, two, True)
+    two_highest_n2 = energy_nT.masked_fill(~is_top_nT, -1.0).topk(2, dim=-1).indices
+    return is_peak_nT.scatter(1, two_highest_n2, True)
 
 
 def rhythm(signals: Float[Tensor, "n 12 T"], rate: int) -> Float[Tensor, "n F"]:
-    """Eight numbers of the R-R intervals in seconds: beats, mean, deviation, least, largest, median, root mean square
-    of
-    successive differences, share of successive differences above 50 ms."""
+    """Eight numbers of each record: its number of beats, and statistics of the intervals between them."""
     rows = []
-    for is_peak_T in r_peaks(signals, rate):  # each record has another number of beats
-        rr = is_peak_T.nonzero()[:, 0].diff().float() / rate
-        rr = rr.clamp(SHORTEST_RR_S, LONGEST_RR_S)
-        step = rr.diff() if len(rr) > 1 else rr.new_zeros(1)
-        rows.append(
-            torch.stack(
-                [
-                    rr.new_tensor(len(rr) + 1.0),
-                    rr.mean(),
-                    rr.std(correction=0),
-                    rr.min(),
-                    rr.max(),
-                    rr.median(),
-                    step.square().mean().sqrt(),
-                    (step.abs() > 0.05).float().mean(),
-                ]
-            )
-        )
+    for is_peak_T in r_peaks(signals, rate):  # the number of beats differs from record to record
+        interval = is_peak_T.nonzero()[:, 0].diff().float() / rate
+        rows.append(_interval_statistics(interval.clamp(SHORTEST_RR_S, LONGEST_RR_S)))
     return torch.stack(rows)
 
 
+def _interval_statistics(interval: Float[Tensor, " m"]) -> Float[Tensor, " F"]:
+    """Number of beats; mean, deviation, least, largest and median interval in seconds; root mean square of the
+    differences between successive intervals; share of differences above 50 ms.
+    """
+    step = interval.diff() if len(interval) > 1 else interval.new_zeros(1)
+    numbers = [
+        interval.new_tensor(len(interval) + 1.0),
+        interval.mean(),
+        interval.std(correction=0),
+        interval.min(),
+        interval.max(),
+        interval.median(),
+        step.square().mean().sqrt(),
+        (step.abs() > 0.05).float().mean(),
+    ]
+    return torch.stack(numbers)
+
+
 def average_beat(signals: Float[Tensor, "n 12 T"], rate: int) -> Float[Tensor, "n F"]:
-    """The mean of all beats around their R peaks, BEAT_S long, each lead from its own level: 12 x BEAT_POINTS numbers."""
-    before, after = (round(s * rate) for s in BEAT_S)
+    """The mean of all beats around their R peaks, each lead less its median: 12 x BEAT_POINTS numbers."""
+    before, after = (round(seconds * rate) for seconds in BEAT_S)
     is_peak_nT = r_peaks(signals, rate)
     beats_nLTW = F.pad(signals.float(), (before, after)).unfold(-1, before + after + 1, 1)
-    count_n = is_peak_nT.sum(1).clamp_min(1)
-    mean_nLW = (
-        torch.stack([beats_LTW[:, is_peak].sum(1) for is_peak, beats_LTW in zip(is_peak_nT, beats_nLTW)])
-        / count_n[:, None, None]
-    )
+    sum_nLW = torch.stack([beats_LTW[:, is_peak].sum(1) for is_peak, beats_LTW in zip(is_peak_nT, beats_nLTW)])
+    mean_nLW = sum_nLW / is_peak_nT.sum(1).clamp_min(1)[:, None, None]
     mean_nLW = mean_nLW - mean_nLW.median(-1, keepdim=True).values
     return rearrange(F.adaptive_avg_pool1d(mean_nLW, BEAT_POINTS), "n l w -> n (l w)")
 
@@ -97,4 +98,7 @@ def hand_made(signals: Float[Tensor, "n 12 T"], rate: int, name: str) -> Float[T
     """The features of one of SETS, side by side, 500 records at a time. Raises ValueError for another name."""
     if name not in SETS:
         raise ValueError(f"no hand-made features {name!r}; there are: {', '.join(SETS)}")
-    return torch.cat([torch.cat([make(part, rate) for make in SETS[name]], dim=1) for part in signals.split(500)])
+    found = []
+    for part in signals.split(500):
+        found.append(torch.cat([features(part, rate) for features in SETS[name]], dim=1))
+    return torch.cat(found)

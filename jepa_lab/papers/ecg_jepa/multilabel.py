@@ -1,8 +1,8 @@
 """Several yes-or-no labels at once: macro-AUC with its interval, and logistic regression on frozen features.
 
 The area under the ROC curve of a label is the chance that a record with it scores higher than one without; ties count
-half. The macro-AUC is its mean over labels. A label that no record has, or every one, has no such area: refused, never
-left out of the mean in silence.
+half. The macro-AUC is its mean over labels. A label that no record has, or every record, has no such area: it is an
+error, never left out of the mean.
 
 Shapes: n records, L labels, D width, K principal axes, G groups of tied scores, R resamples.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,44 +45,50 @@ def auc_score(
 ) -> Score:
     """Macro-AUC with its 95 % bootstrap interval over patients (records, where `patients` is not given).
 
-    A resample that happens to lack a label's positives or negatives counts with the mean of the other labels, and a
-    warning
-    says how many resamples that were and which labels: with rare ones the interval is too narrow, as their AUC's own
-    spread is lost.
+    A resample that happens to lack a label's positives or negatives counts with the mean of the other labels. A
+    warning says how many resamples that were and which labels: with rare ones the interval is too narrow, as the spread
+    of their AUC is lost.
     """
     _check(scores, labels, names)
     group_n = torch.arange(len(labels)) if patients is None else patients.unique(return_inverse=True)[1].cpu()
     generator = generator if generator is not None else Generator().manual_seed(0)
     like = torch.zeros((), dtype=torch.float64)
-    scores, labels = scores.cpu(), labels.cpu()
-
-    def metric(weight_RG: Tensor) -> Tensor:
-        auc_RL = _weighted_auc(scores, labels, weight_RG[:, group_n])
-        lacking_L = auc_RL.isnan().sum(dim=0)
-        if bool(lacking_L.any()):
-            which = ", ".join(names[i] if names else str(i) for i in lacking_L.nonzero().flatten().tolist())
-            warnings.warn(
-                f"{int(auc_RL.isnan().any(dim=1).sum())} of {len(auc_RL)} resamples lack positives or negatives of {which}",
-                stacklevel=2,
-            )
-        return auc_RL.nanmean(dim=1)
-
+    metric = partial(_resampled, scores=scores.cpu(), labels=labels.cpu(), group_n=group_n, names=names)
     return bootstrap(metric, int(group_n.max()) + 1, like, generator, resamples=resamples)
+
+
+def _resampled(
+    weight_RG: Tensor, scores: Tensor, labels: Tensor, group_n: Tensor, names: Sequence[str]
+) -> Float[Tensor, " R"]:
+    """Macro-AUC of every resample, in which each group of records counts as often as its weight says."""
+    auc_RL = _weighted_auc(scores, labels, weight_RG[:, group_n])
+    lacking_RL = auc_RL.isnan()
+    if bool(lacking_RL.any()):
+        warnings.warn(
+            f"{int(lacking_RL.any(dim=1).sum())} of {len(auc_RL)} resamples lack positives or negatives of "
+            f"{_names_of(lacking_RL.any(dim=0), names)}",
+            stacklevel=4,
+        )
+    return auc_RL.nanmean(dim=1)
+
+
+def _names_of(chosen_L: Bool[Tensor, " L"], names: Sequence[str]) -> str:
+    """The names of the chosen labels, or their numbers where there are no names."""
+    return ", ".join(names[i] if names else str(i) for i in chosen_L.nonzero().flatten().tolist())
 
 
 def _check(scores: Tensor, labels: Tensor, names: Sequence[str]) -> None:
     if scores.shape != labels.shape or scores.ndim != 2 or 0 in scores.shape:
-        raise ValueError(
-            f"scores and labels must be one non-empty [records, labels], got {list(scores.shape)} and {list(labels.shape)}"
-        )
+        shapes = f"{list(scores.shape)} and {list(labels.shape)}"
+        raise ValueError(f"scores and labels must be one non-empty [records, labels], got {shapes}")
     if not bool(torch.isfinite(scores).all()):
         raise ValueError("scores hold NaN or Inf: the model diverged, or its input did")
     count_L = labels.sum(dim=0)
     for what, lacking_L in (("positives", count_L == 0), ("negatives", count_L == len(labels))):
         if bool(lacking_L.any()):
-            which = [names[i] if names else str(i) for i in lacking_L.nonzero().flatten().tolist()]
             raise ValueError(
-                f"no {what} among {len(labels)} records for {', '.join(which)}: no AUC there; take more records or fewer labels"
+                f"no {what} among {len(labels)} records for {_names_of(lacking_L, names)}: such a label has no AUC; "
+                "take more records or fewer labels"
             )
 
 
@@ -107,37 +114,39 @@ def _weighted_auc(scores: Tensor, labels: Tensor, weight_Rn: Tensor) -> Tensor:
 def fit_labels(train_x: Float[Tensor, "n D"], train_y: Labels, generator: Generator | None = None) -> LinearFit:
     """Logistic regression for every label on standardised features; the fit gives logits.
 
-    One l2 for all labels, from probes.L2_GRID, by log-loss on a held-out fifth of the training records, which is
+    One l2 for all labels, from probes.linear.L2_GRID, by log-loss on a held-out fifth of the training records, which is
     defined for a label without positives there, too. Then all records are fitted.
     Raises ValueError for features that are not finite, lengths that differ and a label without a training positive.
     """
     _check(train_x.new_zeros(train_y.shape), train_y, ())
     if len(train_x) != len(train_y) or len(train_x) < 5 or not bool(torch.isfinite(train_x).all()):
-        raise ValueError(
-            f"need finite features and labels of at least 5 records, got {list(train_x.shape)} and {list(train_y.shape)}"
-        )
-    std_D, mean_D = torch.std_mean(train_x.float(), dim=0, correction=0)
+        shapes = f"{list(train_x.shape)} and {list(train_y.shape)}"
+        raise ValueError(f"need finite features and labels of at least 5 records, got {shapes}")
+    x_nD = train_x.float()
+    std_D, mean_D = torch.std_mean(x_nD, dim=0, correction=0)
     std_D = torch.where(std_D > 1e-6 * mean_D.abs().clamp_min(1e-30), std_D, 1.0)  # constant features become zero
-    variance_K, axes_DK = torch.linalg.eigh(
-        torch.cov(((train_x.float() - mean_D) / std_D).mT, correction=0).reshape(len(mean_D), -1)
-    )
-    z_nK, variance_K = (train_x.float() - mean_D) / std_D @ axes_DK, variance_K.clamp_min(0)
-    generator = generator if generator is not None else Generator().manual_seed(0)
-    order_n, held = (
-        torch.randperm(len(z_nK), generator=generator, device=generator.device).to(z_nK.device),
-        max(1, round(HELD_OUT * len(z_nK))),
-    )
-    fit_n, held_n, weight_KL, bias_L, losses = order_n[held:], order_n[:held], None, None, {}
-    for l2 in L2_GRID:  # each starts from the one before
-        weight_KL, bias_L = _solve(z_nK[fit_n], train_y[fit_n], variance_K, l2, weight_KL, bias_L)
-        losses[l2] = float(
-            F.binary_cross_entropy_with_logits(z_nK[held_n] @ weight_KL + bias_L, train_y[held_n].float())
-        )
-        if losses[l2] > 1.05 * min(losses.values()):
-            break  # weaker ones would only fit more noise
-    l2 = min(losses, key=losses.get)  # the first, strongest one of equals
+    covariance_DD = torch.cov(((x_nD - mean_D) / std_D).mT, correction=0).reshape(len(mean_D), -1)
+    variance_K, axes_DK = torch.linalg.eigh(covariance_DD)
+    variance_K = variance_K.clamp_min(0)
+    z_nK = (x_nD - mean_D) / std_D @ axes_DK
+    l2 = _choose_l2(z_nK, train_y, variance_K, generator if generator is not None else Generator().manual_seed(0))
     weight_KL, bias_L = _solve(z_nK, train_y, variance_K, l2)
     return LinearFit(mean_D, std_D, axes_DK @ weight_KL, bias_L, l2)
+
+
+def _choose_l2(z_nK: Tensor, y_nL: Tensor, variance_K: Tensor, generator: Generator) -> float:
+    """The l2 of least log-loss on a held-out part; of equal ones the strongest."""
+    order_n = torch.randperm(len(z_nK), generator=generator, device=generator.device).to(z_nK.device)
+    num_held = max(1, round(HELD_OUT * len(z_nK)))
+    held_n, fit_n = order_n[:num_held], order_n[num_held:]
+    weight_KL, bias_L, losses = None, None, {}
+    for l2 in L2_GRID:  # each starts from the one before
+        weight_KL, bias_L = _solve(z_nK[fit_n], y_nL[fit_n], variance_K, l2, weight_KL, bias_L)
+        logits = z_nK[held_n] @ weight_KL + bias_L
+        losses[l2] = float(F.binary_cross_entropy_with_logits(logits, y_nL[held_n].float()))
+        if losses[l2] > 1.05 * min(losses.values()):
+            break  # weaker ones would only fit more noise
+    return min(losses, key=losses.get)
 
 
 def _solve(
@@ -154,7 +163,8 @@ def _solve(
     """
     scale_K1 = (variance_K / 4 + l2).rsqrt()[:, None]
     u_KL = z_nK.new_zeros(z_nK.shape[1], y_nL.shape[1]) if weight_KL is None else weight_KL / scale_K1
-    b_L, y_nL = z_nK.new_zeros(y_nL.shape[1]) if bias_L is None else bias_L.clone(), y_nL.to(z_nK.dtype)
+    b_L = z_nK.new_zeros(y_nL.shape[1]) if bias_L is None else bias_L.clone()
+    y_nL = y_nL.to(z_nK.dtype)
     solver = torch.optim.LBFGS(
         [u_KL, b_L],
         max_iter=100,
@@ -180,8 +190,7 @@ def _solve(
 
 
 def few(labels: Labels, sizes: Sequence[int], generator: Generator, positives: int = 2) -> list[Int64[Tensor, " m"]]:
-    """Indices of nested random subsets, smallest first, of which even the smallest has `positives` records with every
-    label.
+    """Indices of nested random subsets, smallest first; even the smallest has `positives` records with every label.
 
     Those come first in the order, the rarest label's before others'; with fewer than `positives` in all, a label gives
     what it has. All else is random. Raises ValueError when a size exceeds the records or cannot hold them.
@@ -194,7 +203,8 @@ def few(labels: Labels, sizes: Sequence[int], generator: Generator, positives: i
             first += [i for i in order if labels[i, label] and i not in first][:missing]
     if min(sizes) < len(first) or max(sizes) > len(labels):
         raise ValueError(
-            f"subsets of {tuple(sizes)} of {len(labels)} records: {len(first)} are needed for {positives} positives of every label"
+            f"cannot take subsets of {tuple(sizes)} of {len(labels)} records: {len(first)} are needed for {positives} "
+            "positives of every label"
         )
     chosen = torch.tensor(first + [i for i in order if i not in set(first)])
     return [chosen[:size] for size in sorted(sizes)]
