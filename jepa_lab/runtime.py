@@ -6,6 +6,7 @@ Nothing in this file changes what is computed, except for rounding.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 
 from jepa_lab import diagnostics, distributed
 
+# Buffers need no exchange before a forward pass: tables of positions are the same everywhere, and running statistics are
+# those of the whole batch (`distributed.synchronise_batch_norms`). torch renamed the switch.
+_DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS_STAY = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -78,10 +83,11 @@ def wrap(model: nn.Module, objective, compile: bool, micro_batches: int = 1) -> 
         distributed.synchronise_batch_norms(model)
     step: nn.Module = Step(model, objective)
     if num_processes > 1:
-        # Buffers are the same everywhere: tables of positions, and running statistics of the whole batch. `no_sync`
-        # forbids a static graph.
         step = nn.parallel.DistributedDataParallel(
-            step, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=micro_batches == 1
+            step,
+            gradient_as_bucket_view=True,
+            static_graph=micro_batches == 1,  # `no_sync` forbids a static graph
+            **{_BUFFERS_STAY: False},
         )
     return compiled(step, graphs=num_processes * micro_batches == 1) if compile else step
 

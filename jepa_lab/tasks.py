@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -23,6 +23,7 @@ Objective = Callable[
 Sampler = Callable[[int, Generator], Masks]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What one step sees."""
 

@@ -1,6 +1,8 @@
 """Shared by all tests: shapes and types of jepa_lab's public functions are checked at run time here, and only here."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -18,6 +20,20 @@ PARAMETERS = 'preset = "laptop"\nseed = 0\ndevice = "auto"\nout = ""\noverrides 
 def repo() -> Path:
     """The checkout's root."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def run_program(request):
+    """Run a program in a process of its own, with the test's folder on its path; what it prints."""
+
+    def run(program: str, *arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(request.path.parent), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")
