@@ -238,17 +238,17 @@ def explorer_data(
     """
     if not trained:
         raise ValueError("give the explorer at least one trained arm")
-    world = next(iter(trained.values())).world.to("cpu")
+    world = next(iter(trained.values())).facts.to("cpu")
     world = world if world.labels else real_facts.persons(world)
     pairs = asked(world, choose(world, per_group))
     questions = [q for both in pairs for q in both]
     facts_Q3 = torch.tensor([[q["s"], q["r"], q["o"]] for q in questions])
     for name, one in trained.items():
-        scores_QE = scores(one.run.model, facts_Q3)
+        scores_QE = scores(one.model, facts_Q3)
         for q, rank, row in zip(questions, recall.rank(scores_QE, facts_Q3[:, 2]).tolist(), scores_QE.softmax(1)):
             top = row.topk(min(5, len(row)))
             q.setdefault("answers", {})[name] = [rank, top.indices.tolist(), [round(v, 3) for v in top.values.tolist()]]
-    jepas = {name: one.run.model for name, one in trained.items() if isinstance(one.run.model, ConceptJEPA)}
+    jepas = {name: one.model for name, one in trained.items() if isinstance(one.model, ConceptJEPA)}
     shown = {e for q in questions for e in (q["s"], *(i for _, top, _ in q["answers"].values() for i in top))}
     near, partners = _near(jepas, {there["s"] for there, _ in pairs}, world.names), world.partners().tolist()
     shown |= {e for rows in near.values() for e, _ in rows} | {
@@ -258,9 +258,9 @@ def explorer_data(
     planes = {name: recall.embedding_map(model)[drawn].tolist() for name, model in jepas.items()}
     tests_T3 = torch.tensor([[q["s"], q["r"], q["o"]] for q in questions if not q["taught"]])
     alike = {
-        name: round(entanglement.consistency(one.run.model), 3)
+        name: round(entanglement.consistency(one.model), 3)
         for name, one in trained.items()
-        if _one_vector(one.run.model)
+        if _one_vector(one.model)
     }
     return {
         "arms": list(trained),
@@ -275,7 +275,7 @@ def explorer_data(
         "maps": {name: [[round(v, 2) for v in xy] for xy in plane] for name, plane in planes.items()},
         "near": {str(s): row for s, row in near.items()},
         "layers": {
-            name: [[layer, *map(_digits, row)] for layer, row in entanglement.by_layer(one.run.model).items()]
+            name: [[layer, *map(_digits, row)] for layer, row in entanglement.by_layer(one.model).items()]
             for name, one in trained.items()
         },
         "consistency": alike,
@@ -334,7 +334,7 @@ def fact_explorer(trained: Mapping[str, fact_arms.Trained], per_group: tuple[int
 def train_on(world: facts.World, steps: int, seed: int = 0, progress: bool = True) -> dict[str, fact_arms.Trained]:
     """The autoregressive model and JEPA, trained on any world with equal steps; a batch is at most the training set."""
     cfg = fact_arms.Config(num_steps=steps, batch_size=min(256, len(world.train)), log_every=max(1, steps // 5))
-    return {name: fact_arms.train_arm(cfg, name, seed, progress=progress, world=world) for name in ("AR", "JEPA")}
+    return {name: fact_arms.train_variant(cfg, name, world, seed, progress=progress) for name in ("AR", "JEPA")}
 
 
 def summary(trained: Mapping[str, fact_arms.Trained]) -> str:
@@ -348,7 +348,7 @@ def summary(trained: Mapping[str, fact_arms.Trained]) -> str:
     return "\n".join(
         [
             *lines,
-            f"relation-blind ceiling {fact_arms.ceiling(one).accuracy:.2f}, chance {1 / one.world.num_entities:.4f}",
+            f"relation-blind ceiling {fact_arms.ceiling(one.facts).accuracy:.2f}, chance {1 / one.facts.num_entities:.4f}",
         ]
     )
 
