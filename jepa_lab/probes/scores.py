@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from jepa_lab.claims import mean_and_half_width
+
 Z95 = 1.959964
 
 
@@ -55,9 +57,6 @@ def bootstrap(
 
 
 def over_draws(values: list[float], n_test: int, l2: float | None = None) -> Score:
-    """Mean of repeated measurements with its Student-t interval, cut to [0, 1]."""
-    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
-
-    n, mean = len(values), math.fsum(values) / len(values)
-    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    """Mean of two or more repeated measurements with its Student-t interval, cut to [0, 1]."""
+    mean, half = mean_and_half_width(values)
     return Score(mean, max(0.0, mean - half), min(1.0, mean + half), n_test, l2)
