@@ -54,31 +54,20 @@ overrides = {}
 import torch
 from IPython.display import display
 
-from jepa_lab import claims, figures, records
-from jepa_lab.data.facts import generated as worlds
-from jepa_lab.data.facts import sums as arithmetic
-from jepa_lab.papers.reversal_curse import arms as fact_arms
-from jepa_lab.papers.reversal_curse import explorer
-from jepa_lab.papers.reversal_curse import models as binding
-from jepa_lab.papers.reversal_curse import paper as rc
-from jepa_lab.papers.reversal_curse import scores as recall
+from jepa_lab import claims, figures, records, runtime
+from jepa_lab.data.facts import generated, sums
+from jepa_lab.papers.reversal_curse import arms, experiments, explorer, long, pages, paper, scores
 
-device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-cfg = rc.preset(preset, **overrides)
-run = records.start(rc.CHAPTER, preset=preset, seed=seed, config=cfg, claims=rc.CLAIMS, device=device, out=out)
-study = records.load(rc.CHAPTER, preset="laptop", config=rc.preset("laptop"))
-long = {name: records.load(rc.CHAPTER, "long", config=rc.long_config(name)) for name in rc.LONG}
-run.data("generated facts and sums", "data/facts.py and data/arithmetic.py", kind="generated")
-figures.arms(
-    "JEPA",
-    "AR",
-    "JEPA + memory",
-    "AR + memory",
-    "AR, concepts",
-    "AR, concepts, untied",
-    "JEPA, untrained",
-    "AR, untrained",
-)
+device = runtime.choose_device(device)
+cfg = paper.preset(preset, **overrides)
+record = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
+record.data("generated facts and sums", "jepa_lab/data/facts", kind="generated")
+
+# %% tags=["hide-input"]
+study = records.load(paper.CHAPTER, preset="laptop", config=paper.preset("laptop"))
+stored = {name: records.load(paper.CHAPTER, "long", config=paper.long_config(name)) for name in long.LONG}
+figures.arms("JEPA", "AR", "JEPA + memory", "AR + memory")
+figures.arms("AR, concepts", "AR, concepts, untied", "JEPA, untrained", "AR, untrained")
 
 # %% [markdown]
 # ## The idea
@@ -111,7 +100,7 @@ figures.arms(
 #    {term}`memory layer` cures the second: every name gets a vector of its own.
 #
 # With $c$ the concept that recognition makes of a name and $z$ what the semantic module predicts at the mask
-# (`binding.jepa_loss`),
+# (`objectives.concept_objective`),
 #
 # $$
 # \begin{aligned}
@@ -150,24 +139,18 @@ explorer.blind_figure()
 # ## Smallest code
 
 # %%
-small = worlds.generate(
-    num_taught=20, num_tested=12, num_pairs=3, multiplicity=2, generator=torch.Generator().manual_seed(seed)
-)
-print(
-    "names [E, T]",
-    tuple(small.names.shape),
-    "taught [F, 3]",
-    tuple(small.taught.shape),
-    "one way",
-    tuple(small.atomic.shape),
-)
-print("a fact taught one way", small.atomic[0].tolist(), "and its test", small.reversed[0].tolist())
-arm = fact_arms.ARMS["JEPA"]
-model = fact_arms.build(cfg, arm, small.names, small.vocabulary, small.num_relations)
-batch = small.train[:8]
+data = generated.generate(20, 12, num_pairs=3, multiplicity=2, generator=torch.Generator().manual_seed(seed))
+print("names [E, T]", tuple(data.names.shape))
+print("taught [F, 3]", tuple(data.taught.shape), "one way", tuple(data.atomic.shape))
+print("a fact taught one way", data.atomic[0].tolist(), "and its test", data.reversed[0].tolist())
+
+# %%
+arm = arms.fact_arm(cfg, "JEPA", data)
+model = arm.build(cfg)
+batch = data.train[:8]
 z = model.answer(model.concepts(batch[:, 0]), model.sign_concepts(), batch[:, 1])
-print("prediction z [B, D]", tuple(z.shape), "all concepts c [E, D]", tuple(recall.all_concepts(model).shape))
-print("loss", float(binding.jepa_loss(model, batch).detach()))
+print("prediction z [B, D]", tuple(z.shape), "all concepts c [E, D]", tuple(scores.all_concepts(model).shape))
+print("loss", float(arm.objective(model, batch, None).detach()))
 
 # %% [markdown]
 # A row holds ids: entity, relation, entity; relation 1 is relation 0 backwards, 3 is 2 backwards. With
@@ -181,27 +164,23 @@ print("loss", float(binding.jepa_loss(model, batch).detach()))
 # memory. The last, AR with a memory, is not in the paper; a reviewer asked for it.
 
 # %%
-names = rc.names_duel(cfg, seed, device, progress=True)
-names.put(run)
+names = experiments.names_duel(cfg, seed, device, progress=True)
+names.put(record)
 
 # %% tags=["hide-input"]
-levels = dict(relation_blind_ceiling=names.data["blind accuracy"], chance=1 / names.trained["JEPA"].world.num_entities)
-taught = {name: one for name, one in names.trained.items() if one.history}  # without the random starts
-for name, one in taught.items():
-    print(f"{name:14s} {sum(p.numel() for p in one.run.model.parameters()):7,d} weights")
-lines = {name: (one.history["step"], one.history["test accuracy"]) for name, one in taught.items()}
-explorer.beside(figures.curves(lines, "step", "reversed facts answered", "Asked backwards"), **levels)
+trained = names.data["trained"]
+levels = dict(relation_blind_ceiling=names.values["blind accuracy"], chance=1 / trained["JEPA"].facts.num_entities)
+fig = pages.learning_curves(trained, "test accuracy", "reversed facts answered", "Asked backwards")
+explorer.beside(fig, **levels)
 
 # %% tags=["hide-input"]
-lines = {name: (one.history["step"], one.history["trained accuracy"]) for name, one in taught.items()}
-explorer.beside(figures.curves(lines, "step", "taught facts answered", "Asked as they were taught"), **levels)
+fig = pages.learning_curves(trained, "trained accuracy", "taught facts answered", "Asked as they were taught")
+explorer.beside(fig, **levels)
 
 # %% tags=["hide-input"]
-lines = {name: (one.history["step"], one.history["test over_partner"]) for name, one in taught.items()}
-explorer.beside(
-    figures.curves(lines, "step", "P", "Does the right entity beat another partner of the subject?"),
-    relation_blind_and_chance=0.5,
-)
+title = "Does the right entity beat another partner of the subject?"
+fig = pages.learning_curves(trained, "test over_partner", "P", title)
+explorer.beside(fig, relation_blind_and_chance=0.5)
 
 # %% [markdown]
 # The second figure is the control for the first: whoever fails backwards, fails although the facts are known forwards.
@@ -214,10 +193,7 @@ explorer.beside(
 # count as wrong.
 
 # %% tags=["hide-input"]
-for name, one in taught.items():
-    print(
-        f"{name:14s} closed choice among {one.world.num_entities} entities: right {one.reversed.closed:.3f}, MRR {one.reversed.mrr:.3f}, relation-blind {names.data['blind mrr']:.3f}"
-    )
+pages.closed_choice(trained, names.values["blind mrr"])
 
 # %% [markdown]
 #
@@ -227,10 +203,7 @@ for name, one in taught.items():
 # {term}`collapse panel` of the concepts:
 
 # %% tags=["hide-input"]
-shown = ("loss", "feature_std", "rankme", "cosine_to_mean")
-jepas = {name: names.trained[name].history for name in ("JEPA", "JEPA + memory")}
-panel = {name: {metric: (history["step"], history[metric]) for metric in shown} for name, history in jepas.items()}
-figures.collapse_panel(panel, "Concepts of all entities along training")
+pages.collapse_panel(trained, "Concepts of all entities along training")
 
 # %% [markdown]
 # ### One token per entity
@@ -240,17 +213,17 @@ figures.collapse_panel(panel, "Concepts of all entities along training")
 # single-token model already predicts in the space of its own inputs, which is what a JEPA does.
 
 # %%
-concepts = rc.concept_duel(cfg, seed, device, progress=True)
-concepts.put(run)
+concepts = experiments.concept_duel(cfg, seed, device, progress=True)
+concepts.put(record)
 
 # %% tags=["hide-input"]
-lines = {name: (one.history["step"], one.history["test accuracy"]) for name, one in concepts.trained.items()}
-explorer.beside(figures.curves(lines, "step", "reversed facts answered", "One token per entity"), **levels)
+fig = pages.learning_curves(
+    concepts.data["trained"], "test accuracy", "reversed facts answered", "One token per entity"
+)
+explorer.beside(fig, **levels)
 
 # %% tags=["hide-input"]
-for name in concepts.trained:
-    print(f"{name:22s} cosine of an entity as subject and as answer: {concepts.data[name + ': consistency']:.3f}")
-print("(1 by construction where input and output are one embedding)")
+pages.consistencies(concepts.values)
 
 # %% [markdown]
 # ### Sums that follow only from a chain
@@ -267,20 +240,11 @@ print("(1 by construction where input and output are one embedding)")
 # below it need not have undone anything.
 
 # %%
-sums = rc.chaining(cfg, seed, device, progress=True)
-sums.put(run)
+chains = experiments.chaining(cfg, seed, device, progress=True)
+chains.put(record)
 
 # %% tags=["hide-input"]
-for kind, said in (("answers", "targets"), ("inner", "entities between"), ("taught", "taught values")):
-    shares = {
-        name: sums.data.get(f"branching {cfg.branching}, {name}: {kind}", float("nan"))
-        for name in (*rc.CHAINED, rc.ORDER_BLIND)
-    }
-    print(
-        f"{said:17s}",
-        "   ".join(f"{name} {share:.2f}" for name, share in shares.items()),
-        f"  chance {sums.data['chance']:.3f}",
-    )
+pages.chain_table(chains.values, cfg.branching)
 
 # %% [markdown]
 # The last line is a control again: AR without a memory has not always learned the taught values in these steps, so that
@@ -294,7 +258,7 @@ for kind, said in (("answers", "targets"), ("inner", "entities between"), ("taug
 # numbers.
 
 # %% tags=["hide-input"]
-explorer.fact_explorer(taught | concepts.trained)
+explorer.fact_explorer(pages.with_history(trained) | concepts.data["trained"])
 
 # %% [markdown]
 # Ranks and shares of a spelling model are those of whole names, by likelihood. A right first rank is nearly always, but
@@ -314,34 +278,18 @@ explorer.fact_explorer(taught | concepts.trained)
 # its $R = 6$ beside ours: they are for orientation. *Untrained* is the random start.
 
 # %% tags=["hide-input"]
-arms = names.trained | concepts.trained
-field = lambda score: {
-    arm: [r["values"][f"{arm}: test {score}"] for r in study if f"{arm}: test {score}" in r["values"]] for arm in arms
-}
-today = lambda score: {
-    arm: getattr(one.reversed, score) for arm, one in arms.items() if getattr(one.reversed, score) >= 0
-}
-told = {"AR": 0.0, "JEPA": 0.72, "JEPA + memory": 0.8}
-fig = figures.claim_figure(field("accuracy"), today("accuracy"), "reversed facts answered", told, "Accuracy backwards")
+everything = trained | concepts.data["trained"]
+fig = pages.score_figure(study, everything, "accuracy", "reversed facts answered", "Accuracy backwards", pages.PAPER)
 explorer.beside(fig, "x", **levels, ceiling_of_the_paper=1 / 6)
 
 # %% tags=["hide-input"]
-fig = figures.claim_figure(
-    field("mrr"),
-    today("mrr"),
-    "mean reciprocal rank",
-    told | {"AR, concepts": 0.823},
-    "Mean reciprocal rank backwards, among all entities",
-)
-explorer.beside(fig, "x", relation_blind_ceiling=names.data["blind mrr"], ceiling_of_the_paper=0.408)
+title = "Mean reciprocal rank backwards, among all entities"
+fig = pages.score_figure(study, everything, "mrr", "mean reciprocal rank", title, pages.PAPER_MRR)
+explorer.beside(fig, "x", relation_blind_ceiling=names.values["blind mrr"], ceiling_of_the_paper=0.408)
 
 # %% tags=["hide-input"]
-fig = figures.claim_figure(
-    field("over_partner"),
-    today("over_partner"),
-    "P: the right entity over another partner",
-    title="Specific to the relation?",
-)
+x_title = "P: the right entity over another partner"
+fig = pages.score_figure(study, everything, "over_partner", x_title, "Specific to the relation?")
 explorer.beside(fig, "x", relation_blind_and_chance=0.5)
 
 # %% [markdown]
@@ -351,18 +299,8 @@ explorer.beside(fig, "x", relation_blind_and_chance=0.5)
 # patience*, and *The paper's size*.
 
 # %% tags=["hide-input"]
-named = {
-    f"{name}, {said}": f"branching {cfg.branching}, {name}: {kind}"
-    for kind, said in (("answers", "targets"), ("inner", "between"))
-    for name in (*rc.CHAINED, rc.ORDER_BLIND)
-}
-held = {label: [r["values"][key] for r in study if key in r["values"]] for label, key in named.items()}
-now = {label: sums.data[key] for label, key in named.items()}
-explorer.beside(
-    figures.claim_figure(held, now, "right values", title="Chained sums in one forward pass"),
-    "x",
-    chance=sums.data["chance"],
-)
+fig = pages.chain_figure(study, chains.values, cfg, "right values", "Chained sums in one forward pass")
+explorer.beside(fig, "x", chance=chains.values["chance"])
 
 # %% [markdown]
 # JEPA with a memory gives the most right values, but no model reaches the order-blind reader on the targets. Nothing
@@ -377,10 +315,10 @@ explorer.beside(
 # nobody's.
 
 # %% tags=["hide-input"]
-explorer.overlap_figure(names.data["pairs"])
+explorer.overlap_figure(names.data["entanglement"])
 
 # %% tags=["hide-input"]
-print(f"correlation of overlap and contamination {run.record['claims']['overlap-predicts']['value']:.3f}")
+print(f"correlation of overlap and contamination {names.claims['overlap-predicts'][0]:.3f}")
 print("mean cosine of hidden activations over the study, layer by layer:")
 print(explorer.layer_lines(study))
 
@@ -403,18 +341,18 @@ print(explorer.layer_lines(study))
 # weights*: the semantic MLP is widened until the model with a memory has as many weights as JEPA.
 
 # %% tags=["hide-input"]
-larger = rc.preset("long")
+larger = paper.preset("long")
 far = dict(relation_blind_ceiling=1 / larger.num_pairs, chance=1 / (larger.num_taught + larger.num_tested))
-explorer.stored_figure(long["ablations"], "ablations", **far)
+explorer.stored_figure(stored["ablations"], "ablations", **far)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["ablations"], "ablations", "test over_partner", "P", relation_blind_and_chance=0.5)
+explorer.stored_figure(stored["ablations"], "ablations", "test over_partner", "P", relation_blind_and_chance=0.5)
 
 # %% [markdown]
 # Who loses the reversal, and who never learned the facts? The same questions as they were taught:
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["ablations"], "ablations", "trained accuracy", "taught facts answered", **far)
+explorer.stored_figure(stored["ablations"], "ablations", "trained accuracy", "taught facts answered", **far)
 
 # %% [markdown]
 # With a recognition module of its own for the target JEPA knows every taught fact and reverses none. A stopped gradient
@@ -426,7 +364,7 @@ explorer.stored_figure(long["ablations"], "ablations", "trained accuracy", "taug
 # Which of them collapse? RankMe of the concepts at the end:
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["ablations"], "ablations", "rankme", "RankMe of the concepts", collapsed=1.0)
+explorer.stored_figure(stored["ablations"], "ablations", "rankme", "RankMe of the concepts", collapsed=1.0)
 
 # %% [markdown]
 # **More sharing, more depth.** The more persons share a name token, and the deeper the recognition, the more one fact
@@ -434,13 +372,13 @@ explorer.stored_figure(long["ablations"], "ablations", "rankme", "RankMe of the 
 # overlap and contamination, each against both:
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["entanglement"], "entanglement", **far)
+explorer.stored_figure(stored["entanglement"], "entanglement", **far)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["entanglement"], "entanglement", "overlap", "mean size of the overlap α·β / α·α")
+explorer.stored_figure(stored["entanglement"], "entanglement", "overlap", "mean size of the overlap α·β / α·α")
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["entanglement"], "entanglement", "contamination", "mean size of the contamination")
+explorer.stored_figure(stored["entanglement"], "entanglement", "contamination", "mean size of the contamination")
 
 # %% [markdown]
 # Accuracy falls and what others suffer, the contamination, grows as more persons share a token, as the paper says. The
@@ -450,17 +388,17 @@ explorer.stored_figure(long["entanglement"], "entanglement", "contamination", "m
 # nothing clearly, in neither of the three. Layer by layer, the mean cosine of activations:
 
 # %% tags=["hide-input"]
-print(explorer.layer_lines(long["entanglement"]))
+print(explorer.layer_lines(stored["entanglement"]))
 
 # %% [markdown]
 # **More patience.** Does the autoregressive model only need more steps? And what do they give JEPA? Twice as many for
 # each:
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["patience"], "patience", **far)
+explorer.stored_figure(stored["patience"], "patience", **far)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["patience"], "patience", "test over_partner", "P", relation_blind_and_chance=0.5)
+explorer.stored_figure(stored["patience"], "patience", "test over_partner", "P", relation_blind_and_chance=0.5)
 
 # %% [markdown]
 # JEPA only needed time: with twice the steps it clears the ceiling by far. The autoregressive model knows every fact
@@ -477,19 +415,19 @@ explorer.stored_figure(long["patience"], "patience", "test over_partner", "P", r
 # and their margins were written down after a pilot of .947 and before the seeds shown.
 
 # %% tags=["hide-input"]
-paper_size = rc.preset("large")
+paper_size = paper.preset("large")
 six = dict(
     relation_blind_ceiling=sum(1 / k for k in range(1, 7)) / 6,
     paper_with_one_layer=0.823,
     chance=1 / (paper_size.num_taught + paper_size.num_tested),
 )
 explorer.stored_figure(
-    long["large concepts"], "large concepts", "test mrr", "mean reciprocal rank, reversed facts", **six
+    stored["large concepts"], "large concepts", "test mrr", "mean reciprocal rank, reversed facts", **six
 )
 
 # %% tags=["hide-input"]
 explorer.stored_figure(
-    long["large concepts"], "large concepts", "test over_partner", "P", relation_blind_and_chance=0.5
+    stored["large concepts"], "large concepts", "test over_partner", "P", relation_blind_and_chance=0.5
 )
 
 # %% [markdown]
@@ -497,10 +435,10 @@ explorer.stored_figure(
 # `long`); targets, then the entities between:
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["branching"], "branching", "answers", "right targets", chance=1 / larger.modulus)
+explorer.stored_figure(stored["branching"], "branching", "answers", "right targets", chance=1 / larger.modulus)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(long["branching"], "branching", "inner", "right entities between", chance=1 / larger.modulus)
+explorer.stored_figure(stored["branching"], "branching", "inner", "right entities between", chance=1 / larger.modulus)
 
 # %% [markdown]
 # JEPA gains with the branches, and so does the order-blind reader, who is ahead on the targets at every branching: more
@@ -514,19 +452,18 @@ explorer.stored_figure(long["branching"], "branching", "inner", "right entities 
 # says, second hand, that its accuracy stays high; the second version dropped that sentence from its abstract.
 
 # %% tags=["hide-input"]
-lines = {name: (list(right), [n / 20 for n in right.values()]) for name, right in rc.FRONTIER.items()}
-explorer.beside(
-    figures.curves(lines, "branching factor", "right answers", "Reference points of the paper, not ours"),
-    chance_at_modulus_10007=1 / 10007,
-)
+fig = figures.curves(pages.frontier(), "branching factor", "right answers", "Reference points of the paper, not ours")
+explorer.beside(fig, chance_at_modulus_10007=1 / 10007)
 
 # %% [markdown]
 # ## Paper says, we measured, differs because
 
 # %% tags=["hide-input"]
-display(figures.verdict_table(claims.table(rc.CLAIMS, study), "Gains over the study's seeds; positive is as claimed"))
-for name, stated in rc.LONG_CLAIMS.items():
-    display(figures.verdict_table(claims.table(stated, long[name]), f"From the stored long runs: {name}"))
+display(
+    figures.verdict_table(claims.table(paper.CLAIMS, study), "Gains over the study's seeds; positive is as claimed")
+)
+for name, stated in paper.LONG_CLAIMS.items():
+    display(figures.verdict_table(claims.table(stated, stored[name]), f"From the stored long runs: {name}"))
 
 # %% [markdown]
 # | claim | why ours can differ: explanations to test, not results |
@@ -575,12 +512,10 @@ for name, stated in rc.LONG_CLAIMS.items():
 # What would you ask next?
 
 # %% tags=["solution", "hide-cell"]
-six = worlds.generate(400, 240, 6, None, torch.Generator().manual_seed(seed))
-ceiling = recall.blind(six.partners(), six.reversed)
+six = generated.generate(400, 240, 6, None, torch.Generator().manual_seed(seed))
+ceiling = arms.ceiling(six)
 print(f"relation-blind: accuracy {ceiling.accuracy:.3f}, MRR {ceiling.mrr:.3f}, chance {1 / six.num_entities:.4f}")
-print(
-    "No reason to think so. Ask for P: is the right one above the other five partners more often than half of the time?"
-)
+print("No reason to think so. Ask for P: does the right one beat the other five partners in more than half of cases?")
 
 # %% [markdown]
 # **2.** The authors log, for names, the mean reciprocal rank *per token*, the tokens before it given. Measure the share
@@ -588,18 +523,12 @@ print(
 # and explain why it is not zero.
 
 # %% tags=["solution", "hide-cell"]
-spelled, asked = names.trained["AR"].run.model, names.trained["AR"].world.reversed
+spelled, asked = trained["AR"].model, trained["AR"].facts.reversed
 with torch.no_grad():
     right = spelled.logits(asked).argmax(-1) == spelled.spelling[asked[:, 2]]
-print(
-    "right tokens by place",
-    [round(v, 3) for v in right.float().mean(0).tolist()],
-    "whole names",
-    round(float(right.all(1).float().mean()), 4),
-)
-print(
-    f"Given the first name, only {cfg.multiplicity} last names are possible: guessing gives {1 / cfg.multiplicity:.2f}."
-)
+print("right tokens by place", right.float().mean(0).tolist())
+print("whole names", float(right.all(1).float().mean()))
+print(f"A first name leaves {cfg.multiplicity} last names: a guess is right once in {cfg.multiplicity}.")
 
 # %% [markdown]
 # **3.** A reversal benchmark is worthless if the answer leaks into training. Try to build worlds that leak, repeat
@@ -608,11 +537,11 @@ print(
 # %% tags=["solution", "hide-cell"]
 from dataclasses import replace
 
-leak = torch.cat([small.taught, small.reversed[:1]])
+leak = torch.cat([data.taught, data.reversed[:1]])
 for broken in (
-    lambda: worlds.check(replace(small, taught=leak)),
-    lambda: worlds.check(replace(small, taught=small.taught[[0, 0]])),
-    lambda: worlds.generate(20, 12, 3, 20, torch.Generator()),
+    lambda: generated.check(replace(data, taught=leak)),
+    lambda: generated.check(replace(data, taught=data.taught[[0, 0]])),
+    lambda: generated.generate(20, 12, 3, 20, torch.Generator()),
 ):
     try:
         broken()
@@ -623,8 +552,10 @@ for broken in (
 # **4.** Which two names can the memory not tell apart? Provoke it, and say why recognition layers can.
 
 # %% tags=["solution", "hide-cell"]
+from jepa_lab.papers.reversal_curse.recognition import Memory
+
 try:
-    binding.Memory(torch.tensor([[5, 6], [6, 5]]), vocabulary=10, width=16)
+    Memory(torch.tensor([[5, 6], [6, 5]]), vocabulary=10, width=16)
 except ValueError as reason:
     print("ValueError:", reason)
 print("Its key is the mean of the tokens' vectors; a causal block reads the last token in the light of the first.")
@@ -635,9 +566,8 @@ print("Its key is the mean of the tokens' vectors; a causal block reads the last
 
 # %% tags=["solution", "hide-cell"]
 for depth in (1, 2, 3):
-    tree = arithmetic.generate(
-        cfg.modulus, cfg.per_value, cfg.increments, 5, 2, torch.Generator().manual_seed(seed), depth=depth
-    )
+    generator = torch.Generator().manual_seed(seed)
+    tree = sums.generate(cfg.modulus, cfg.per_value, cfg.increments, 5, 2, generator, depth=depth)
     print(f"depth {depth}: targets known after {sorted(set(tree.rounds.tolist()))} rounds, {len(tree.train)} facts")
 
 # %% [markdown]
@@ -646,24 +576,23 @@ for depth in (1, 2, 3):
 # ```bash
 # # this chapter on a GPU: 16,000 entities, R = 6, multiplicity 10, width 256
 # python -m jepa_lab run 11_reversal_curse --preset gpu --device cuda
-# # one arm headless, with checkpoints; every arm of fact_arms.ARMS has a name
+# # one arm headless, with checkpoints; every variant of variants.VARIANTS has a name
 # python -m jepa_lab train reversal_curse --preset gpu --out runs/reversal
 # python -m jepa_lab train reversal_curse --preset paper -p arm="JEPA + memory" --out runs/reversal-paper
 # # the study of this page, and a grid
 # python -m jepa_lab batch 11_reversal_curse --seeds 0:5
 # python -m jepa_lab batch 11_reversal_curse --seeds 0:5 --grid num_pairs=2,3,4
 # # a stored long run: patience, entanglement, ablations, branching or large concepts
-# python -c "from jepa_lab.papers import reversal_curse as rc; rc.long_study('ablations', seed=0)"
+# python -c "from jepa_lab.papers.reversal_curse import long; long.long_study('ablations', seed=0)"
 # ```
 #
 # The preset `paper` (80 thousand entities, width 768, 3 million steps, the published rate, weight decay and dropout) is
-# checked at full size without computing it: `fact_arms.footprint(rc.preset("paper"), "JEPA")` gives its parameters,
+# checked at full size without computing it: `arms.footprint` gives its parameters,
 # memory and operations.
 # The rocket button at the top opens this page on Colab.
 
 # %% tags=["hide-input"]
-path = run.save()
-saved = run.record
-print(
-    f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, torch {saved['versions']['torch']}, {saved['device']}"
-)
+path = record.save()
+saved = record.record
+print(f"record {path.name}: {saved['wall_s']} s, peak {saved['peak_rss_mb']:.0f} MB, {saved['device']}")
+print(f"torch {saved['versions']['torch']}")

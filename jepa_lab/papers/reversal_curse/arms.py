@@ -14,8 +14,7 @@ from torch import Generator, Tensor, nn
 
 from jepa_lab import experiment
 from jepa_lab.data.facts import generated
-from jepa_lab.data.facts.generated import FIRST_RELATION
-from jepa_lab.data.facts.generated import World as FactWorld
+from jepa_lab.data.facts.generated import FIRST_RELATION, FactWorld
 from jepa_lab.experiment import Arm
 from jepa_lab.papers.reversal_curse import scores
 from jepa_lab.papers.reversal_curse.blocks import Block

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa_lab.data.facts.generated import PAD
-from jepa_lab.data.facts.generated import World as FactWorld
+from jepa_lab.data.facts.generated import PAD, FactWorld
 from jepa_lab.papers.reversal_curse.blocks import Block
 from jepa_lab.papers.reversal_curse.models import ConceptJEPA, TokenAR
 from jepa_lab.papers.reversal_curse.recognition import Memory, Recognition

@@ -72,7 +72,7 @@ def concept_duel(cfg: Config, seed: int, device: str = "cpu", progress: bool = F
 
 
 def chaining(cfg: Config, seed: int, device: str = "cpu", progress: bool = False) -> Measured:
-    """Claim 7: values of named numbers that only a chain of sums gives; JEPA with a memory against AR, also with one."""
+    """Claim 7: values of named numbers that only a chain of sums gives: JEPA with a memory against AR."""
     values = chained(cfg, (cfg.branching,), seed, device, progress, CHAINED)
     chance = 1 / cfg.modulus
     at = f"branching {cfg.branching}, "

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from jepa_lab import diagnostics
-from jepa_lab.data.facts.generated import World as FactWorld
+from jepa_lab.data.facts.generated import FactWorld
 from jepa_lab.papers.reversal_curse.models import ConceptJEPA, TokenAR
 
 Model = ConceptJEPA | TokenAR
