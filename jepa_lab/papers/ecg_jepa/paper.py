@@ -112,7 +112,18 @@ def switches(cfg: Config, data: ECGData) -> dict[str, Arm]:
     return {arm.name: arm for arm in found}
 
 
-# Snapshots of the reference run
+def reference_mask(cfg: Config) -> str:
+    """The name of ECG-JEPA among the switches."""
+    return f"{hidden(1 - cfg.keep)}, {stretches(cfg.num_blocks)}"
+
+
+# The encoders that a run leaves
+
+
+def encoders(name: str, model: nn.Module) -> dict[str, nn.Module]:
+    """The two encoders of a trained arm by their names in the record: PROBED by the arm's, the other one beside it."""
+    other = "encoder" if PROBED == "target_encoder" else "target_encoder"
+    return {name: model.get_submodule(PROBED), f"{name}, {other}": model.get_submodule(other)}
 
 
 def snapshot_steps(cfg: Config) -> list[int]:
@@ -127,7 +138,7 @@ class Snapshots:
     encoders: dict[int, nn.Module] = field(default_factory=dict)
 
     def keep(self, state: TrainState) -> None:
-        self.encoders[state.step] = copy.deepcopy(getattr(state.model, PROBED))
+        self.encoders[state.step] = copy.deepcopy(state.model.get_submodule(PROBED))
 
 
 def lowest(history: dict[str, list[float]]) -> float:
@@ -145,4 +156,4 @@ def train_reference(cfg: Config, out: Path, seed: int = 0, **how) -> dict[str, S
         print(data.described(), flush=True)
     state = experiment.train_headless(cfg, arms(cfg, data)[REFERENCE], out, seed, **how)
     everyone = torch.arange(len(data.train))
-    return {"macro-AUC": scores.probe_encoder(data, getattr(state.model, PROBED), everyone, seed).test}
+    return {"macro-AUC": scores.probe_encoder(data, state.model.get_submodule(PROBED), everyone, seed).test}

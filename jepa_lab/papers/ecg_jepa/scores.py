@@ -5,8 +5,10 @@ Shape letters: L labels, n m records.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -30,6 +32,10 @@ class Result:
         """The test macro-AUC times 100."""
         return 100 * self.test.value
 
+    def __str__(self) -> str:
+        """The test macro-AUC in points, with half the width of its 95 % interval."""
+        return f"{self.points:.1f} ± {50 * (self.test.high - self.test.low):.1f}"
+
 
 def judge(data: ECGData, validation: Float[Tensor, "m L"], test: Float[Tensor, "n L"], seed: int = 0) -> Result:
     """The scores of the logits of validation and test records."""
@@ -49,6 +55,19 @@ def probe(data: ECGData, found: dict[str, Tensor], idx: Int64[Tensor, " m"], see
     generator = torch.Generator().manual_seed(seed)
     fit = multilabel.fit_labels(found["labelled"][: len(idx)], labels, generator)
     return judge(data, fit(found["validation"]), fit(found["test"]), seed)
+
+
+def probe_shares(
+    data: ECGData, found: dict[str, Tensor], known: Mapping[float, Int64[Tensor, " m"]], seed: int = 0
+) -> dict[float, Result]:
+    """The scores of `probe` for every share of the labels whose records are in `found`."""
+    at_hand = {share: idx for share, idx in known.items() if len(idx) <= len(found["labelled"])}
+    return {share: probe(data, found, idx, seed) for share, idx in at_hand.items()}
+
+
+def best(results: Mapping[Any, Result]) -> Any:
+    """The key of the result that is best on validation records."""
+    return max(results, key=lambda name: results[name].validation)
 
 
 def probe_encoder(data: ECGData, encoder: nn.Module, idx: Int64[Tensor, " m"], seed: int = 0) -> Result:
