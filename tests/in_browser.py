@@ -1,6 +1,4 @@
-"""A real Chromium on a local server with the rest of the network cut off; used by test_browser.py and
-test_extension.py.
-"""
+"""A real Chromium on a local server, with the rest of the network cut off, for the tests of pages and explorers."""
 
 import functools
 import http.server
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+PATIENCE = 180_000  # milliseconds to wait for a condition; only a broken page ever takes so long
 FLAGS = [
     "--no-sandbox",
     "--disable-dev-shm-usage",
@@ -38,7 +37,7 @@ def served(folder: Path):
 
 @contextmanager
 def chromium(path: str):
-    """A browser for the tests of one file: Playwright's plain API allows one at a time in a process, so close it after."""
+    """A browser for the tests of one file. It is closed after them: Playwright allows one at a time in a process."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -52,19 +51,23 @@ class Visit:
     page: Page
     trouble: list[str] = field(default_factory=list)
 
-    def wait(self, condition: str, argument=None, seconds: float = 20):
-        """Until the JavaScript expression is true."""
-        self.page.wait_for_function(condition, arg=argument, timeout=1000 * seconds)
+    def wait(self, condition: str, argument=None):
+        """Waits until the JavaScript expression is true."""
+        self.page.wait_for_function(condition, arg=argument)
 
     def scroll_through(self):
-        """As a reader does: screen by screen to the end; then until every plot in sight of the scroll has been drawn."""
+        """Scrolls to the end and back, as a reader does, and waits until every plot on the way has been drawn."""
         self.page.evaluate(
-            """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight / 2) {
-                 scrollTo({ top: y, behavior: 'instant' }); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20))); } scrollTo({ top: 0, behavior: 'instant' }); }"""
+            """async () => {
+              const pause = (done) => requestAnimationFrame(() => setTimeout(done, 20));
+              for (let top = 0; top < document.documentElement.scrollHeight; top += innerHeight / 2) {
+                scrollTo({ top, behavior: 'instant' });
+                await new Promise(pause);
+              }
+              scrollTo({ top: 0, behavior: 'instant' });
+            }"""
         )
-        self.wait(
-            "[...document.querySelectorAll('.jl-plot')].every((p) => p.dataset.drawn || !p.offsetParent)", seconds=60
-        )
+        self.wait("[...document.querySelectorAll('.jl-plot')].every((p) => p.dataset.drawn || !p.offsetParent)")
 
     def theme(self, wanted: str):
         """Clicks the page's own switch until the wanted theme is on."""
@@ -77,8 +80,9 @@ class Visit:
 
 
 def visit(browser: Browser, base: str, page_name: str, width: int = 1300, theme: str = "light") -> Visit:
-    """Opens a page of the book. Requests to anywhere but ``base`` are refused and noted."""
+    """Opens a page of the book. Requests to anywhere but `base` are refused and noted."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context.set_default_timeout(PATIENCE)
     seen = Visit(context.new_page())
 
     def gate(route):

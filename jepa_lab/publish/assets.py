@@ -1,8 +1,8 @@
-"""The third-party files that the pages load, at pinned versions: `book/_static/vendor/manifest.json` says which.
+"""The third-party files that the pages load, at pinned versions: `book/_static/vendor/manifest.json` lists them.
 
-`python -m jepa_lab.publish.assets` checks them against their sha256. `--refresh` gets them anew from npm (needs `npm`;
-readers never do) after a version was changed in the manifest, and writes the new sums. plotly.min.js and anywidget.js
-are not here: the Sphinx extension copies them from the installed Python packages.
+`python -m jepa_lab.publish.assets` checks the files against their sha256. After a version was changed in the manifest,
+`--refresh` downloads the files from npm and writes the new sums (it needs `npm`; readers never do). plotly.min.js and
+anywidget.js are not here: the Sphinx extension copies them from the installed Python packages.
 """
 
 from __future__ import annotations
@@ -27,23 +27,20 @@ def problems(vendor: Path = VENDOR) -> list[str]:
     """One line for each file that is missing, altered, or present without being listed."""
     listed = {file["path"]: file["sha256"] for package in manifest(vendor) for file in package["files"]}
     present = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()} - {"manifest.json"}
-    said = [f"{name}: missing" for name in sorted(listed.keys() - present)]
-    said += [f"{name}: not in manifest.json" for name in sorted(present - listed.keys())]
-    return said + [
-        f"{name}: sha256 differs" for name in sorted(listed.keys() & present) if _sha256(vendor / name) != listed[name]
+    altered = [name for name in listed.keys() & present if _sha256(vendor / name) != listed[name]]
+    return [
+        *(f"{name}: missing" for name in sorted(listed.keys() - present)),
+        *(f"{name}: not in manifest.json" for name in sorted(present - listed.keys())),
+        *(f"{name}: sha256 differs" for name in sorted(altered)),
     ]
 
 
 def refresh(vendor: Path = VENDOR) -> None:
-    """Fetch every package at its manifest version and rewrite the files and their sums."""
+    """Downloads every package at its manifest version and rewrites the files and their sums."""
     packages = manifest(vendor)
     with tempfile.TemporaryDirectory() as folder:
         for package in packages:
-            spec = f"{package['name']}@{package['version']}"
-            packed = subprocess.run(
-                ["npm", "pack", "--silent", spec], cwd=folder, capture_output=True, text=True, check=True
-            )
-            with tarfile.open(Path(folder, packed.stdout.split()[-1])) as archive:
+            with tarfile.open(_npm_pack(f"{package['name']}@{package['version']}", folder)) as archive:
                 for file in package["files"]:
                     content = archive.extractfile("package/" + file["source"]).read()
                     file["sha256"] = hashlib.sha256(content).hexdigest()
@@ -51,6 +48,12 @@ def refresh(vendor: Path = VENDOR) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(content)
     (vendor / "manifest.json").write_text(json.dumps(packages, indent=1) + "\n", encoding="utf-8")
+
+
+def _npm_pack(spec: str, folder: str) -> Path:
+    command = ["npm", "pack", "--silent", spec]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return Path(folder, packed.stdout.split()[-1])
 
 
 def _sha256(path: Path) -> str:

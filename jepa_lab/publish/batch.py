@@ -1,9 +1,9 @@
-"""A grid of runs, chapters x settings x seeds: resumable, each run in its own process.
+"""A grid of runs (chapters x settings x seeds): resumable, each run in its own process.
 
-A run counts as finished when its record is there: same chapter, preset, seed and configuration. Code is not compared,
-because a study that lasts hours would otherwise start again after every edit; instead the plan says how many of the
-finished records were made by other code, and ``force`` runs them again. A record is written in one step at the end, so
-a killed run leaves none and is run again.
+A run counts as finished when a record with its chapter, preset, seed and configuration exists. Code is not compared,
+because a study that lasts hours would otherwise start again after every edit. The plan says how many of the finished
+records were made by other code, and `force` runs them again. A record is written in one step at the end of a run, so a
+killed run leaves no record and runs again.
 """
 
 import ast
@@ -12,14 +12,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from jepa_lab import records
-from jepa_lab.publish import runner
+from jepa_lab import provenance
+from jepa_lab.publish import jobs, runner
 from jepa_lab.publish.chapters import Chapter
-from jepa_lab.publish.runner import Job, Outcome
+from jepa_lab.publish.jobs import Job, Outcome
 
 
 def seeds(text: str) -> list[int]:
-    """'0:5' -> 0..4; '0,3,7' -> those; '2' -> that one."""
+    """'0:5' gives 0, 1, 2, 3, 4; '0,3,7' gives 0, 3, 7; '2' gives 2."""
     try:
         if ":" in text:
             first, end = text.split(":")
@@ -34,7 +34,7 @@ def seeds(text: str) -> list[int]:
 
 
 def settings(grids: list[str]) -> list[dict[str, str]]:
-    """['lr=0.1,0.2', 'depth=2,4'] -> the four combinations, values still as text."""
+    """['lr=0.1,0.2', 'depth=2,4'] gives the four combinations, with values as text."""
     axes = []
     for grid in grids:
         name, sign, text = grid.partition("=")
@@ -45,7 +45,7 @@ def settings(grids: list[str]) -> list[dict[str, str]]:
 
 
 def _split(text: str) -> list[str]:
-    """At commas, but not inside brackets: '(1,2),(3,4)' are two values."""
+    """Splits at commas outside brackets: '(1,2),(3,4)' gives two values."""
     try:
         return [repr(value) if not isinstance(value, str) else value for value in ast.literal_eval(f"[{text}]")]
     except (ValueError, SyntaxError):
@@ -55,21 +55,22 @@ def _split(text: str) -> list[str]:
 def plan(
     chapters: list[Chapter], preset: str, seeds: list[int], grid: list[dict[str, str]], *, device: str, out: Path
 ) -> list[Job]:
-    """Every run of the grid, checked before anything starts."""
-    jobs = []
+    """Every run of the grid. All are checked before any of them starts."""
+    planned = []
     for chapter, setting, seed in itertools.product(chapters, grid, seeds):
-        job = runner.plan(chapter, preset, seed, setting, device=device, out=out)
+        job = jobs.plan(chapter, preset, seed, setting, device=device, out=out)
         if job.record is None:
             raise ValueError(
-                f"{chapter.name} has no jepa_lab/papers/{chapter.slug}.py, so its runs leave no record to resume from"
+                f"{chapter.name} has no jepa_lab/papers/{chapter.slug}/paper.py, so its runs leave no record; "
+                "batch runs only chapters that have one"
             )
         place = chapter.root / "_build" / "batch" / chapter.name / f"{job.record.stem}.ipynb"
-        jobs.append(replace(job, output=place, keep=False))
-    return jobs
+        planned.append(replace(job, output=place, keep=False))
+    return planned
 
 
 def finished(job: Job) -> dict | None:
-    """The run's record if it is there and whole; a broken one is an error that names the file."""
+    """The run's record, or None where there is none. ValueError names a broken file."""
     if not job.record.exists():
         return None
     try:
@@ -77,24 +78,26 @@ def finished(job: Job) -> dict | None:
         return record if record["seed"] == job.seed and record["wall_s"] is not None else None
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{job.record} is not a run record (broken or foreign JSON): delete it and start the batch again"
+            f"{job.record} is not a run record (broken or foreign JSON): delete the file and start the batch again"
         ) from None
 
 
-def split(jobs: list[Job], force: bool) -> tuple[list[Job], list[dict]]:
-    """(runs to do, records that are there already)."""
-    there = {id(job): None if force else finished(job) for job in jobs}
-    return [job for job in jobs if there[id(job)] is None], [record for record in there.values() if record]
+def split(planned: list[Job], force: bool) -> tuple[list[Job], list[dict]]:
+    """(runs to do, records that exist already)."""
+    existing = [None if force else finished(job) for job in planned]
+    todo = [job for job, record in zip(planned, existing) if record is None]
+    return todo, [record for record in existing if record is not None]
 
 
-def describe(todo: list[Job], there: list[dict]) -> str:
-    old = sum(record.get("code_hash") != records.code_hash(record["chapter"]) for record in there)
+def describe(todo: list[Job], existing: list[dict]) -> str:
+    """One sentence: how many runs are finished, how many by other code, how many are to do."""
+    old = sum(record.get("code_hash") != provenance.code_hash(record["chapter"]) for record in existing)
     other = f" ({old} made by other code; --force runs them again)" if old else ""
-    return f"{len(todo) + len(there)} runs: {len(there)} finished{other}, {len(todo)} to do"
+    return f"{len(todo) + len(existing)} runs: {len(existing)} finished{other}, {len(todo)} to do"
 
 
 def run(todo: list[Job], **options) -> list[Outcome]:
-    """Runs the jobs; one whose worker died (not one whose code failed) is tried once more."""
+    """Runs the jobs. A job whose process died (not one whose code failed) is tried once more."""
     outcomes = runner.run(todo, **options)
     died = [outcome.job for outcome in outcomes if outcome.status == "died"]
     if not died:

@@ -1,7 +1,7 @@
-"""A Chromium for the browser tests: ``python -m jepa_lab.publish.browser`` prints its path, getting one if need be.
+"""A Chromium for the browser tests: `python -m jepa_lab.publish.browser` prints its path and downloads one if needed.
 
-Order: $JEPA_LAB_BROWSER, a Chromium, Chrome or Edge of the system, Playwright's own download, Debian's package when
-root. A candidate counts only if it really starts.
+Order: $JEPA_LAB_BROWSER; a Chromium, Chrome or Edge of the system; Playwright's own download; for root, Debian's
+package. A candidate counts only if it starts.
 """
 
 import os
@@ -33,9 +33,9 @@ def _candidates() -> Iterator[str]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    if os.path.exists(own):
-        yield own
+        downloaded = playwright.chromium.executable_path
+    if os.path.exists(downloaded):
+        yield downloaded
 
 
 def starts(path: str) -> bool:
@@ -50,13 +50,13 @@ def starts(path: str) -> bool:
         "data:text/html,<p>ready",
     ]
     try:
-        return "ready" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        return "ready" in subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
 def obtain() -> str | None:
-    """As ``find``, but downloads one where there is none: Playwright's, then (as root) Debian's. None when both fail."""
+    """As `find`, but downloads a browser if there is none: Playwright's, for root also Debian's. None if both fail."""
     if path := find():
         return path
     root = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -64,10 +64,10 @@ def obtain() -> str | None:
     if root and shutil.which("apt-get"):
         attempts += [["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]]
     for command in attempts:
-        print(f"no browser yet, trying: {' '.join(command)}", file=sys.stderr)
+        print(f"no browser found, running: {' '.join(command)}", file=sys.stderr)
         try:
             subprocess.run(
-                command, stdout=sys.stderr, timeout=600, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+                command, stdout=sys.stderr, timeout=1800, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"  {error}", file=sys.stderr)
@@ -79,5 +79,5 @@ def obtain() -> str | None:
 
 if __name__ == "__main__":
     found = obtain()
-    print(found or "no browser could be found or fetched: the browser tests cannot run")
+    print(found or "no browser was found and none could be downloaded: the browser tests cannot run")
     sys.exit(0 if found else 1)

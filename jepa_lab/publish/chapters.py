@@ -1,4 +1,4 @@
-"""Which chapters there are: notebooks/NN_slug.ipynb and, by its slug, the paper module behind it."""
+"""The chapters of the book: notebooks/NN_slug.ipynb and the paper module with the same slug."""
 
 import importlib
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from jepa_lab.records import PACKAGE, REPO
+from jepa_lab.provenance import PACKAGE, REPO
 
 
 @dataclass(frozen=True)
@@ -60,34 +60,38 @@ def find(root: Path) -> list[Chapter]:
 
 
 def pick(names: list[str], root: Path) -> list[Chapter]:
-    """The chapters meant by names such as 01_masking, masking, 1, or all; unknown ones raise ValueError."""
+    """The chapters with names such as 01_masking, masking, 1, or all. Unknown names raise ValueError."""
     known = find(root)
     if "all" in names:
         return known
     chosen = []
     for name in names:
-        slug = Path(name).name.removesuffix(".ipynb").removesuffix(".py")
-        hits = [
-            c for c in known if slug in (c.name, c.slug) or (slug.isdigit() and int(c.name.split("_")[0]) == int(slug))
-        ]
-        if not hits:
+        found = [chapter for chapter in known if _is_called(chapter, name)]
+        if not found:
             raise ValueError(f"no chapter {name!r}; there are: {', '.join(c.name for c in known) or 'none yet'}")
-        chosen += [c for c in hits if c not in chosen]
+        chosen += [chapter for chapter in found if chapter not in chosen]
     return chosen
 
 
+def _is_called(chapter: Chapter, name: str) -> bool:
+    name = Path(name).name.removesuffix(".ipynb").removesuffix(".py")
+    number = chapter.name.split("_")[0]
+    return name in (chapter.name, chapter.slug) or (name.isdigit() and int(name) == int(number))
+
+
 def in_sync(chapters: list[Chapter]) -> list[Chapter]:
-    """The same chapters; ValueError when a script was edited and its notebook, which is what runs, was not."""
+    """The same chapters. ValueError when a script was edited but its notebook, which is what runs, was not."""
     import jupytext
     import nbformat
 
     for chapter in chapters:
         script = chapter.notebook.with_suffix(".py")
-        if script.exists():
-            says, runs = (
-                [(c.cell_type, c.source) for c in n.cells]
-                for n in (jupytext.read(script), nbformat.read(chapter.notebook, as_version=4))
-            )
-            if says != runs:
-                raise ValueError(f"{script.name} and {chapter.notebook.name} differ: jupytext --sync {script}")
+        if not script.exists():
+            continue
+        if _cells(jupytext.read(script)) != _cells(nbformat.read(chapter.notebook, as_version=4)):
+            raise ValueError(f"{script.name} and {chapter.notebook.name} differ: run  jupytext --sync {script}")
     return chapters
+
+
+def _cells(notebook) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]

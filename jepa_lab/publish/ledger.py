@@ -1,6 +1,10 @@
-"""The claims of every chapter beside what the run records say: for the terminal, as JSON rows, and as book pages."""
+"""The claims of every chapter with what the run records measured: for the terminal, as JSON rows, and as book pages."""
+
+from collections.abc import Sequence
+from types import ModuleType
 
 from jepa_lab import claims, records
+from jepa_lab.configs import config_hash
 from jepa_lab.publish.chapters import Chapter
 
 VERDICTS = ("supported", "not supported", "inconclusive")
@@ -8,34 +12,39 @@ SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not
 
 
 def rows(chapters: list[Chapter], preset: str = "laptop", root=None) -> list[dict]:
-    """One row per claim (keys: see claims.table), from the records under ``root`` (default: the committed study).
+    """One row per claim (keys: see claims.table), from the records under `root` (the committed study unless given).
 
-    A paper's claims that no chapter's five minutes can judge come last: from the stored runs of its preset "long".
+    Claims that a chapter's five minutes cannot judge come last. They are judged by the stored runs of preset "long".
     """
-    found, found_claims, prefer, long = [], [], {}, []
+    stated, found, prefer, long = [], [], {}, []
     for chapter in chapters:
         paper = chapter.paper()
         if paper is None:
             continue
-        found_claims += paper.CLAIMS
-        prefer[chapter.name] = records.config_hash(paper.preset(preset))
         results = root or chapter.root / "results"
+        stated += paper.CLAIMS
+        prefer[chapter.name] = config_hash(paper.preset(preset))
         found += records.load(chapter.name, preset, results)
-        for name, stated in getattr(paper, "LONG_CLAIMS", {}).items():
-            long += claims.table(stated, records.load(chapter.name, "long", results, config=paper.long_config(name)))
-    return claims.table(found_claims, found, prefer) + long
+        for name, claims_of_long in _long_claims(paper).items():
+            runs = records.load(chapter.name, "long", results, config=paper.long_config(name))
+            long += claims.table(claims_of_long, runs)
+    return claims.table(stated, found, prefer) + long
+
+
+def _long_claims(paper: ModuleType) -> dict[str, Sequence[claims.Claim]]:
+    """The claims that a paper's preset "long" judges, by the name of the long run; most papers have none."""
+    return getattr(paper, "LONG_CLAIMS", {})
 
 
 def rows_for_book(chapters: list[Chapter], preset: str) -> list[dict]:
-    """As ``rows``: each chapter from the committed study where it has one, else from the runs of this build."""
+    """As `rows`, but a chapter without a committed study shows the runs of this build."""
     result = []
     for chapter in chapters:
         study = rows([chapter])
-        result += (
-            study
-            if any(row["n_seeds"] for row in study)
-            else rows([chapter], preset, chapter.root / "_build" / "records")
-        )
+        if any(row["n_seeds"] for row in study):
+            result += study
+        else:
+            result += rows([chapter], preset, chapter.root / "_build" / "records")
     return result
 
 
@@ -56,77 +65,76 @@ def measured(row: dict) -> str:
     """'gain 0.021 [0.012, 0.030] over 5 seeds on cpu', or that nothing was measured."""
     if not row["n_seeds"]:
         return "not measured yet"
-    interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
-    seeds = f"{row['n_seeds']} seed{'s' * (row['n_seeds'] > 1)}"
-    return f"gain {row['mean']:.3g}{interval} over {seeds} on {row['device']} ({row['preset']})"
+    return f"gain {_gain(row)} over {_seeds(row)} on {row['device']} ({row['preset']})"
 
 
 def baselines(chapters: list[Chapter]) -> dict[tuple[str, str], str]:
     """What each claim is compared with: {(chapter, claim id): words}."""
     papers = [paper for chapter in chapters if (paper := chapter.paper())]
-    stated = (
-        claim
-        for paper in papers
-        for group in (paper.CLAIMS, *getattr(paper, "LONG_CLAIMS", {}).values())
-        for claim in group
-    )
-    return {(claim.chapter, claim.id): claim.baseline for claim in stated}
+    groups = [group for paper in papers for group in (paper.CLAIMS, *_long_claims(paper).values())]
+    return {(claim.chapter, claim.id): claim.baseline for group in groups for claim in group}
+
+
+CLAIMS_HEAD = (  # a phone shows two columns
+    "Claim",
+    "Verdict",
+    "Gain: mean [95 % interval]",
+    "Margin",
+    "Ours per seed",
+    "Baseline per seed",
+    "Paper",
+    "Chapter",
+)
 
 
 def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str:
     """The claims page's table, in Markdown for a page in book/."""
     if not rows:
         return "No chapter states a claim yet.\n"
-    lines = [
-        # phones show two
-        "| Claim | Verdict | Gain: mean [95 % interval] | Margin | Ours per seed | Baseline per seed | Paper | Chapter |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
-        paper = f"{row['paper_value']} ({row['paper_source']})" if row["paper_value"] else "no number"
-        against = baselines.get((row["chapter"], row["claim_id"]))
-        interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
-        gain = f"{row['mean']:.3g}{interval}" if row["n_seeds"] else "not measured"
+        baseline = baselines.get((row["chapter"], row["claim_id"]))
         cells = [
             f"{row['statement']} ({row['metric']}, {row['direction']} is better)",
-            f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}",
-            gain,
+            f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {_seeds(row)}",
+            _gain(row) if row["n_seeds"] else "not measured",
             f"{row['margin']:g}",
             _numbers(row["values"]),
-            ": ".join(filter(None, [against, _numbers(row["baseline_values"])])),
-            paper,
+            ": ".join(filter(None, [baseline, _numbers(row["baseline_values"])])),
+            f"{row['paper_value']} ({row['paper_source']})" if row["paper_value"] else "no number",
             _link(row["chapter"]),
         ]
-        lines.append(_row(cells))
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return _table(CLAIMS_HEAD, lines)
 
 
 def status_table(chapters: list[Chapter], executed: dict[str, dict], rows: list[dict]) -> str:
-    """Every notebook's last execution. ``executed`` maps chapter names to what the runner noted (cache.metadata)."""
+    """Every notebook's last execution. `executed` maps chapter names to the runner's entries (cache.metadata)."""
     if not chapters:
         return "No chapter yet.\n"
-    lines = [
-        "| Notebook | Preset | Seed | Executed (UTC) | Duration | Claims | Result |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for chapter in chapters:
-        noted, own = executed.get(chapter.name, {}), [r["verdict"] for r in rows if r["chapter"] == chapter.name]
-        counts = ", ".join(f"{own.count(v)} {v}" for v in VERDICTS if v in own) or "none stated"
-        if noted:
-            when = noted["executed"][:16].replace("T", " ")
-            cells = [
-                _link(chapter.name),
-                noted["preset"],
-                str(noted["seed"]),
-                when,
-                f"{noted['seconds']:.0f} s",
-                counts,
-                "ran to its end",
-            ]
-        else:
-            cells = [f"`{chapter.name}`", "", "", "", "", counts, "not run"]
-        lines.append(_row(cells))
-    return "\n".join(lines) + "\n"
+        verdicts = [row["verdict"] for row in rows if row["chapter"] == chapter.name]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts) or "none stated"
+        lines.append(_status(chapter.name, executed.get(chapter.name, {}), counts))
+    return _table(("Notebook", "Preset", "Seed", "Executed (UTC)", "Duration", "Claims", "Result"), lines)
+
+
+def _status(name: str, run: dict, counts: str) -> list[str]:
+    if not run:
+        return [f"`{name}`", "", "", "", "", counts, "not run"]
+    when = run["executed"][:16].replace("T", " ")
+    seconds = f"{run['seconds']:.0f} s"
+    return [_link(name), run["preset"], str(run["seed"]), when, seconds, counts, "ran to its end"]
+
+
+def _gain(row: dict) -> str:
+    interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]" if row["ci_low"] is not None else ""
+    return f"{row['mean']:.3g}{interval}"
+
+
+def _seeds(row: dict) -> str:
+    return f"{row['n_seeds']} seed{'' if row['n_seeds'] == 1 else 's'}"
 
 
 def _link(chapter: str) -> str:
@@ -141,5 +149,10 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{v:.3g}" for v in values) or "none"
 
 
-def _row(cells: list[str]) -> str:
+def _table(head: Sequence[str], lines: list[list[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "".join(_row(cells) + "\n" for cells in (head, rule, *lines))
+
+
+def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

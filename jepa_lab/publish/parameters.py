@@ -1,6 +1,6 @@
-"""What a notebook may be run with: the names in its cell tagged "parameters" and its paper's Config fields.
+"""The parameters of a notebook: the names in its cell tagged "parameters" and the fields of its paper's Config.
 
-Papermill only warns about a name it does not know; here a wrong name or type is an error before anything starts.
+Papermill only warns about an unknown name. Here a wrong name or type is an error before anything starts.
 """
 
 import ast
@@ -28,7 +28,7 @@ def tagged(notebook: Path) -> dict:
             defaults[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError):
             raise ValueError(
-                f"{notebook.name}: the parameters cell may hold only lines like  name = constant"
+                f"{notebook.name}: the parameters cell may contain only lines like  name = constant"
             ) from None
     return defaults
 
@@ -38,8 +38,8 @@ def resolve(
 ) -> tuple[dict, object]:
     """The notebook's parameters and the paper's config for one run.
 
-    ``given`` maps names to text, as typed after ``-p``. Names of the tagged cell go straight to the notebook, names of
-    Config fields into ``overrides``. Returns (parameters, config); config is None where the chapter has no paper.
+    `given` maps names to text, as typed after `-p`. Names of the tagged cell become parameters of the notebook; fields
+    of the Config become entries of `overrides`. Returns (parameters, config); config is None if there is no paper.
     """
     defaults = tagged(chapter.notebook)
     for name in {"preset", "seed"} & set(given):
@@ -52,61 +52,68 @@ def resolve(
             parameters[name] = convert(name, text, defaults[name])
         else:
             rest[name] = text
-    config, overrides = _configure(chapter, preset, rest, [n for n in defaults if n not in CONTRACT])
+    notebook_names = ["device", "out", *(name for name in defaults if name not in CONTRACT)]
+    paper = chapter.paper()
+    if paper is None:
+        if rest:
+            raise ValueError(f"{chapter.name} has no parameter {_names(rest)}; it knows: {', '.join(notebook_names)}")
+        return parameters, None
+    config, overrides = configure(paper, chapter.name, preset, rest, notebook_names)
     if overrides:
         parameters["overrides"] = overrides
     return parameters, config
 
 
-def _configure(chapter: Chapter, preset: str, texts: dict[str, str], own: list[str]) -> tuple[object, dict]:
-    paper, also = chapter.paper(), ["device", "out", *own]
-    if paper is None:
-        if texts:
-            raise ValueError(f"{chapter.name} has no parameter {_names(texts)}; it knows: {', '.join(also)}")
-        return None, {}
-    return configure(paper, chapter.name, preset, texts, also)
-
-
 def configure(
-    paper: ModuleType, name: str, preset: str, texts: dict[str, str], also: Sequence[str] = ()
+    paper: ModuleType, name: str, preset: str, texts: dict[str, str], other_names: Sequence[str] = ()
 ) -> tuple[object, dict]:
-    """A paper's config of a preset with fields given as text; returns it and the converted fields.
+    """A paper's config of a preset with some fields given as text; returns the config and the converted fields.
 
-    ``name`` and ``also``, names that are known elsewhere, are for the message of the ValueError on an unknown field.
+    ValueError for an unknown field: its message names the chapter or paper `name` and what it knows, `other_names` too.
     """
     base = paper.preset(preset)
     fields = [field.name for field in dataclasses.fields(base)]
     unknown = [field for field in texts if field not in fields]
     if unknown:
-        raise ValueError(f"{name} has no parameter {_names(unknown)}; it knows: {', '.join([*also, *fields])}")
+        raise ValueError(f"{name} has no parameter {_names(unknown)}; it knows: {', '.join([*other_names, *fields])}")
     overrides = {field: convert(field, text, getattr(base, field)) for field, text in texts.items()}
     return (paper.preset(preset, **overrides) if overrides else base), overrides
 
 
 def convert(name: str, text: str, default):
-    """Text as the type of the parameter's default; ValueError when it is not one."""
+    """Text as a value of the default's type. ValueError when the text is not such a value."""
     if isinstance(default, str):
         return text
-    try:
-        value = ast.literal_eval(
-            {"true": "True", "false": "False", "none": "None"}.get(text.strip().lower(), text.strip())
-        )
-    except (ValueError, SyntaxError):
-        value = text
-    if default is None:
-        return value
     if dataclasses.is_dataclass(default):
         raise ValueError(f"{name} is a group of settings, not one value")
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if isinstance(default, tuple) and isinstance(value, tuple) and default and all(type(d) is float for d in default):
-        value = tuple(float(v) if type(v) is int else v for v in value)
-    if isinstance(default, list) and isinstance(value, tuple):
-        value = list(value)
+    value = _literal(text)
+    if default is None:
+        return value
+    value = _in_kind(value, default)
     if type(value) is not type(default):
         raise ValueError(f"{name} must be {type(default).__name__} like {default!r}, not {text!r}")
+    return value
+
+
+def _literal(text: str):
+    words = {"true": True, "false": False, "none": None}
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _in_kind(value, default):
+    """An int as a float, a list as a tuple and the reverse, where the default is of that kind."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, list) and isinstance(value, tuple):
+        return list(value)
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        floats = bool(default) and all(type(d) is float for d in default)
+        return tuple(float(v) if floats and type(v) is int else v for v in value)
     return value
 
 

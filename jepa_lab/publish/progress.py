@@ -1,83 +1,80 @@
-"""A plain progress bar with the time left, on stderr; where that is no terminal, one line per start and end."""
+"""The progress of notebooks that run side by side: a tqdm bar on a terminal; lines for start and end also in a log."""
 
 import sys
 import time
 
+from tqdm import tqdm
+
 
 class Progress:
-    """Counts jobs that run ``side_by_side``; the time left comes from each job's expected seconds."""
+    """Shows how many jobs are done and how much time is left.
 
-    def __init__(self, side_by_side: int = 1, stream=None):
-        self.side_by_side, self.stream = max(1, side_by_side), stream or sys.stderr
-        self.tty = self.stream.isatty()
-        self.left, self.begun, self.names, self.alike, self.total, self._drawn = {}, {}, {}, {}, 0, 0.0
+    `expected` holds the seconds of each job that is to run. Jobs with an equal value in `alike` take about equally
+    long: when one of them ends, its time replaces the expected seconds of the others.
+    """
 
-    def begin(self, expected: dict[int, float], cached: int = 0, alike: dict | None = None) -> None:
-        """``expected`` seconds per job; jobs with equal ``alike`` take about equally long, so one teaches the others."""
-        self.left, self.total, self.alike = dict(expected), len(expected), alike or {}
-        if cached:
-            self._line(f"{cached} unchanged, not run again")
+    def __init__(self, expected: dict[int, float], side_by_side: int = 1, alike: dict | None = None, stream=None):
+        self.left = dict(expected)  # expected seconds of the jobs that have not ended
+        self.alike = alike or {}
+        self.side_by_side = max(1, side_by_side)
+        self.stream = stream or sys.stderr
+        self.names, self.begun = {}, {}
+        self.bar = tqdm(
+            total=len(expected),
+            file=self.stream,
+            disable=True if not expected else None,  # None: no bar where the stream is no terminal
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+        )
         if expected:
-            self._line(f"{len(expected)} to run, {self.side_by_side} side by side, about {clock(self.seconds_left())}")
+            self.write(f"{len(expected)} to run, {self.side_by_side} side by side, about {self.time_left()}")
 
     def started(self, job: int, name: str) -> None:
         self.begun[job], self.names[job] = time.monotonic(), name
-        if not self.tty:
-            self._line(f"started  {name}")
+        if self.bar.disable:
+            self.write(f"started  {name}")
 
     def finished(self, job: int, outcome) -> None:
         self.left.pop(job, None)
-        self.begun.pop(job, None)
         if outcome.ok and job in self.alike:
-            self.left.update(
-                {other: outcome.seconds for other in self.left if self.alike.get(other) == self.alike[job]}
-            )
+            others = [other for other in self.left if self.alike.get(other) == self.alike[job]]
+            self.left.update(dict.fromkeys(others, outcome.seconds))
+        done = self.bar.total - len(self.left)
+        took = tqdm.format_interval(outcome.seconds)
         word = "finished" if outcome.ok else "FAILED  "
-        done = self.total - len(self.left)
-        self._line(
-            f"{word} {self.names[job]} in {clock(outcome.seconds)}  [{done}/{self.total}, about {clock(self.seconds_left())} left]"
-        )
+        self.write(f"{word} {self.names[job]} in {took}  [{done} of {self.bar.total}, about {self.time_left()} left]")
         if not outcome.ok:
             kept = f" -> {outcome.job.failed}" if outcome.job.failed.exists() else ""
-            self._line(f"  {outcome.message}{kept}")
+            self.write(f"  {outcome.message}{kept}")
 
     def seconds_left(self) -> float:
-        """Jobs side by side: the sum shared out, but never less than the longest; an overdue job is taken as nearly
-        done.
+        """The expected seconds of all jobs shared among the processes, but at least those of the longest job.
+
+        A job that runs longer than expected counts as nearly done: 5 % of its expected seconds are left.
         """
         now = time.monotonic()
         each = [max(s - (now - self.begun.get(job, now)), 0.05 * s) for job, s in self.left.items()]
         return max([sum(each) / self.side_by_side, *each], default=0.0)
 
+    def time_left(self) -> str:
+        return tqdm.format_interval(self.seconds_left())
+
     def tick(self, cells: dict[int, tuple[int, int]]) -> None:
-        """Redraws the bar, at most five times a second."""
-        if not self.tty or time.monotonic() - self._drawn < 0.2:
+        """Redraws the bar. `cells` holds (running cell, number of cells) of each running job."""
+        if self.bar.disable:
             return
-        self._drawn = time.monotonic()
-        done, width = self.total - len(self.left), 20
-        part = sum(number / total for number, total in cells.values() if total)
-        filled = int(width * (done + min(part, 0.99 * len(cells))) / max(1, self.total))
-        which = ", ".join(f"{self.names[job]} cell {n}/{t}" for job, (n, t) in cells.items())
-        bar = (
-            f"[{'#' * filled}{'.' * (width - filled)}] {done}/{self.total}  {clock(self.seconds_left())} left  {which}"
+        finished = self.bar.total - len(self.left)
+        self.bar.n = finished + sum((number - 1) / total for number, total in cells.values() if number)
+        running = ", ".join(f"{self.names[job]} cell {number}/{total}" for job, (number, total) in cells.items())
+        self.bar.set_description_str(
+            f"{finished}/{self.bar.total} done, about {self.time_left()} left, running: {running}"
         )
-        self.stream.write(f"\r{bar[:118]}\x1b[K")
+
+    def write(self, text: str) -> None:
+        """Prints one line above the bar."""
+        self.bar.write(text, file=self.stream)
         self.stream.flush()
 
-    def end(self) -> None:
-        if self.tty and self._drawn:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-
-    def _line(self, text: str) -> None:
-        self.stream.write(f"\r{text}\x1b[K\n" if self.tty else f"{text}\n")
-        self.stream.flush()
-
-
-def clock(seconds: float) -> str:
-    """75 -> '1 min 15 s'."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    def close(self) -> None:
+        self.bar.close()

@@ -1,10 +1,9 @@
 """Sphinx extension of the book: plotly figures, local scripts only, light pages.
 
 - Renders `application/vnd.plotly.v1+json` (which myst-nb drops) as a placeholder that `plotly-book.js` draws. The one
-  `plotly.min.js` is copied from the installed plotly package, so it always fits the figures, and is loaded only on
-  pages
-  that hold a figure. `anywidget.js` is copied from the installed anywidget package in the same way.
-- Takes Thebe's scripts off every page: the book offers no Thebe button, the theme's set-up line is written twice (an
+  `plotly.min.js` is copied from the installed plotly package, so that it fits the figures, and is loaded only on pages
+  with a figure. `anywidget.js` is copied from the installed anywidget package in the same way.
+- Removes Thebe's scripts from every page: the book has no Thebe button, the theme writes the set-up line twice (an
   error on every page), and the library itself would come from a CDN.
 """
 
@@ -51,10 +50,10 @@ def figure_description(spec: dict) -> str:
 
 
 def placeholder(spec: dict) -> str:
-    """HTML of one undrawn figure. The visible text is what a reader without JavaScript keeps."""
+    """HTML of one undrawn figure. A reader without JavaScript sees its text."""
     height = int(spec.get("layout", {}).get("height") or 450)
     body = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # no "</script>" or "<!--" inside the script
-    title, text = (html.escape(said) for said in (figure_title(spec), figure_description(spec)))
+    title, text = html.escape(figure_title(spec)), html.escape(figure_description(spec))
     return (
         f'<div class="jl-plot" role="group" aria-label="{title}" style="min-height:{height}px">'
         f'<p class="jl-plot-alt">{title}. {text}</p><script type="application/json">{body}</script></div>'
@@ -62,7 +61,7 @@ def placeholder(spec: dict) -> str:
 
 
 def copy_libraries(app) -> None:
-    """Put plotly.min.js and anywidget.js, as installed beside Python, into the output's _static."""
+    """Copies plotly.min.js and anywidget.js from the installed Python packages to the output's _static."""
     import anywidget
     import plotly
 
@@ -82,14 +81,14 @@ def copy_libraries(app) -> None:
 
 
 def add_plotly(app, pagename, templatename, context, doctree) -> None:
-    """Load plotly only where the page's doctree holds a figure."""
+    """Loads plotly only on pages with a figure."""
     if doctree is not None and any(node.get("jl_plotly") for node in doctree.findall(nodes.raw)):
         app.add_js_file("vendor/plotly.min.js", loading_method="defer")
         app.add_js_file("plotly-book.js", loading_method="defer")
 
 
 def drop_thebe(app, pagename, templatename, context, doctree) -> None:
-    """Remove Thebe's constants and loader from the page's scripts."""
+    """Removes Thebe's constants and loader from the page's scripts."""
 
     def thebe(script) -> bool:
         inline = getattr(script, "attributes", {}).get("body") or ""

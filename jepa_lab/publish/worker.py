@@ -1,7 +1,7 @@
-"""Executes one notebook with papermill in a process of its own: ``python -m jepa_lab.publish.worker FOLDER``.
+"""Executes one notebook with papermill in a process of its own: `python -m jepa_lab.publish.worker FOLDER`.
 
-FOLDER holds job.txt (a Python literal); the worker leaves notebook.ipynb, progress.txt ("cell of cells" while it runs)
-and, at the end, result.json. It ends itself when the process that started it is gone.
+FOLDER holds job.txt (a Python literal). The worker writes notebook.ipynb, progress.txt (number of the running cell and
+of all cells) and, at the end, result.json. The worker ends itself when the process that started it is gone.
 """
 
 import ast
@@ -23,7 +23,7 @@ from jepa_lab import files
 
 
 class TupleTranslator(PythonTranslator):
-    """Papermill writes a tuple as a string; config fields such as betas=(0.9, 0.95) need a tuple."""
+    """Writes a tuple as a tuple, for config fields such as betas=(0.9, 0.95); papermill itself writes a string."""
 
     @classmethod
     def translate(cls, value):
@@ -33,7 +33,7 @@ class TupleTranslator(PythonTranslator):
 
 
 class ReportingEngine(NBClientEngine):
-    """Papermill's own engine, telling the folder's progress.txt which cell of the source notebook runs."""
+    """Papermill's own engine, which also writes to progress.txt which cell of the source notebook runs."""
 
     folder: Path
 
@@ -42,10 +42,9 @@ class ReportingEngine(NBClientEngine):
         start = manager.cell_start
 
         def cell_start(cell, cell_index=None, **more):
-            injected = sum(
-                "injected-parameters" in c.metadata.get("tags", []) for c in manager.nb.cells[: cell_index + 1]
-            )
-            (cls.folder / "progress.txt").write_text(f"{cell_index + 1 - injected} {len(manager.nb.cells) - 1}")
+            tags = [tag for c in manager.nb.cells[: cell_index + 1] for tag in c.metadata.get("tags", [])]
+            number = cell_index + 1 - tags.count("injected-parameters")  # papermill added that cell
+            (cls.folder / "progress.txt").write_text(f"{number} {len(manager.nb.cells) - 1}")
             start(cell, cell_index, **more)
 
         manager.cell_start = cell_start
@@ -53,33 +52,36 @@ class ReportingEngine(NBClientEngine):
 
 
 def main(folder: Path) -> None:
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    """Executes the notebook that FOLDER/job.txt names and writes FOLDER/result.json."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     job = ast.literal_eval((folder / "job.txt").read_text(encoding="utf-8"))
     ReportingEngine.folder = folder
     papermill_engines.register("reporting", ReportingEngine)
     papermill_translators.register("python", TupleTranslator)
-    began = time.perf_counter()
     error, died = None, False
     try:
-        papermill.execute_notebook(
-            job["notebook"],
-            folder / "notebook.ipynb",
-            parameters=job["parameters"],
-            engine_name="reporting",
-            kernel_name="python3",
-            cwd=job["cwd"],
-            progress_bar=False,
-            autosave_cell_every=0,
-            start_timeout=job["start_timeout"],
-            execution_timeout=job["cell_timeout"],
-        )
+        _execute(job, folder / "notebook.ipynb")
     except PapermillExecutionError as stopped:
         error = f"{stopped.ename}: {_one_line(stopped.evalue)}"
-    except Exception as stopped:  # time-out, dead kernel, broken notebook: the parent reports it and goes on
+    except Exception as stopped:  # time-out, dead kernel, broken notebook: the parent reports it
         error = f"{type(stopped).__name__}: {_one_line(str(stopped))}"
         died = type(stopped).__name__ == "DeadKernelError"
-    result = {"error": error, "died": died, "seconds": round(time.perf_counter() - began, 2)}
-    files.write_text(folder / "result.json", json.dumps(result))
+    files.write_text(folder / "result.json", json.dumps({"error": error, "died": died}))
+
+
+def _execute(job: dict, output: Path) -> None:
+    papermill.execute_notebook(
+        job["notebook"],
+        output,
+        parameters=job["parameters"],
+        engine_name="reporting",
+        kernel_name="python3",
+        cwd=job["cwd"],
+        progress_bar=False,
+        autosave_cell_every=0,
+        start_timeout=job["start_timeout"],
+        execution_timeout=job["cell_timeout"],
+    )
 
 
 def _one_line(text: str) -> str:
@@ -87,7 +89,7 @@ def _one_line(text: str) -> str:
     return lines[0][:300] if lines else ""
 
 
-def _die_with_parent(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     for child in psutil.Process().children(recursive=True):

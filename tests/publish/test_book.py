@@ -104,6 +104,6 @@ def test_a_second_build_of_an_unchanged_book_builds_nothing(repo):
         cwd=repo,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert run.returncode == 0 and run.stdout.rstrip().endswith("index.html (unchanged)"), run.stderr

@@ -25,7 +25,8 @@ REPO = Path(__file__).resolve().parents[2]
 COUNTER = """export default { render({ model, el }) {
   const button = document.createElement("button");
   const show = () => { button.textContent = `count ${model.get("value")}`; };
-  button.className = "counter"; button.onclick = () => { model.set("value", model.get("value") + 1); model.save_changes(); };
+  button.className = "counter";
+  button.onclick = () => { model.set("value", model.get("value") + 1); model.save_changes(); };
   model.on("change:value", show); show(); el.append(button); } };"""
 
 
@@ -121,7 +122,7 @@ def html(tmp_path_factory) -> Path:
         "-n",
         "-q",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return place / "_build" / "html"
 
