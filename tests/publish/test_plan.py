@@ -4,7 +4,7 @@ import io
 
 import nbformat
 import pytest
-import tiny
+import tiny_paper
 from conftest import PARAMETERS, write_notebook
 
 from jepa_lab import provenance
@@ -15,7 +15,7 @@ from jepa_lab.publish.progress import Progress
 @pytest.fixture
 def chapter(tmp_path, monkeypatch) -> chapters.Chapter:
     """A chapter with the tiny paper, whose notebook has one parameter of its own."""
-    tiny.use_as_every_paper(monkeypatch)
+    tiny_paper.use_as_every_paper(monkeypatch)
     write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", "print(1)", parameters=PARAMETERS + "\nsteps = 3")
     return chapters.Chapter("01_tiny", tmp_path)
 
@@ -49,7 +49,7 @@ def test_config_fields_travel_as_overrides_of_the_right_type(chapter):
         "steps": 5,
         "overrides": overrides,
     }
-    assert config == tiny.Config(**overrides)
+    assert config == tiny_paper.Config(**overrides)
 
 
 @pytest.mark.parametrize("cell, message", [("seed = input()", "name = constant"), (None, "0 cells tagged")])

@@ -11,7 +11,7 @@ import time
 import nbformat
 import psutil
 import pytest
-import tiny
+import tiny_paper
 from conftest import PARAMETERS, write_notebook
 
 from jepa_lab import records
@@ -134,7 +134,7 @@ def test_a_cached_notebook_is_stale_without_its_record_or_with_other_data(execut
 
 
 def test_a_notebook_that_forgets_its_record_fails(tmp_path, monkeypatch):
-    tiny.use_as_every_paper(monkeypatch)
+    tiny_paper.use_as_every_paper(monkeypatch)
     write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", "print(1)")
     (outcome,) = runner.run([plan(tmp_path)])
     assert outcome.status == "failed" and "it wrote no record" in outcome.message
@@ -186,7 +186,7 @@ def test_a_worker_that_hangs_is_ended_from_outside(tmp_path, monkeypatch):
 
 
 def test_a_batch_resumes_and_retries_a_run_whose_process_died(tmp_path, monkeypatch, capsys):
-    tiny.use_as_every_paper(monkeypatch)
+    tiny_paper.use_as_every_paper(monkeypatch)
     monkeypatch.setenv("JEPA_LAB_ROOT", str(tmp_path))
     write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", DIES_ONCE, RECORDS)
     out = tmp_path / "study"
