@@ -1,9 +1,9 @@
 """Is it collapsing? Cheap numbers that tell a latent space that spreads from one that shrinks.
 
-Every metric takes features and returns a 0-d float64 tensor on their device, without gradient. Nothing is read back
-to the host (only CUDA's eigenvalue solver synchronises by itself); `panel` reads all of them back at once. NaN or
-Inf in the features come out as NaN; `panel` refuses them. Eigenvalues come from D x D product matrices in
-float64: as exact as an SVD of float32 features, and faster. Meant for widths up to about 1,000.
+Every metric takes features and returns a 0-d float64 tensor on their device, without gradient. No metric reads back to
+the host (only CUDA's eigenvalue solver synchronises); `panel` reads all values back at once. Features with NaN or Inf
+give NaN; `panel` refuses them. Eigenvalues come from D x D product matrices in float64, which is as exact as an SVD of
+float32 features, and faster. Meant for widths up to about 1,000.
 
     metric           collapsed to a point    healthy                 unchanged by
     feature_std      0                       about 1 after a norm    shift
@@ -62,14 +62,14 @@ def _moments(x_nD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _eigenvalues(symmetric_DD: Tensor, count: int) -> Tensor:
-    """The ``count`` largest, in falling order, never negative. The solver rejects NaN, so NaN goes around it."""
-    poison = symmetric_DD.sum() * 0
+    """The ``count`` largest eigenvalues, in falling order, never negative; all NaN for a matrix with NaN or Inf."""
+    zero_or_nan = symmetric_DD.sum() * 0  # the solver rejects NaN
     safe_DD = torch.nan_to_num(symmetric_DD, nan=0.0, posinf=0.0, neginf=0.0)
-    return torch.linalg.eigvalsh(safe_DD).flip(0)[:count].clamp_min(0) + poison
+    return torch.linalg.eigvalsh(safe_DD).flip(0)[:count].clamp_min(0) + zero_or_nan
 
 
 def _effective_rank(weights_K: Tensor, eps: float = 1e-7) -> Tensor:
-    """exp of the entropy of normalised weights: k equal ones among zeros give k, and all zeros give 1."""
+    """exp of the entropy of normalised weights: k equal weights among zeros give k, and all zeros give 1."""
     p_K = weights_K / weights_K.sum().clamp_min(1e-300) + eps
     return torch.exp(-(p_K * p_K.log()).sum())
 
@@ -130,30 +130,31 @@ def lidar(features: Float[Tensor, "n q D"], delta: float = 1e-4, eps: float = 1e
     # With S_w = L L^T, the matrix L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2.
     chol_DD, _ = torch.linalg.cholesky_ex(within_DD)
     half_DD = torch.linalg.solve_triangular(chol_DD, between_DD, upper=False)
-    return _effective_rank(
-        _eigenvalues(torch.linalg.solve_triangular(chol_DD, half_DD.mT, upper=False), min(n - 1, width)), eps
-    )
+    ratio_DD = torch.linalg.solve_triangular(chol_DD, half_DD.mT, upper=False)
+    return _effective_rank(_eigenvalues(ratio_DD, min(n - 1, width)), eps)
 
 
 def alpha_req(features: Float[Tensor, "n D"]) -> Float[Tensor, ""]:
     """alpha-ReQ (Agrawal et al. 2022): the exponent of the power law lambda_i ~ i^-alpha of the covariance spectrum.
 
-    Least squares of log lambda_i on log i over all min(n - 1, D) eigenvalues. Like the authors' code it weights i
-    by 1 / i, so that every octave of the spectrum counts the same; unlike it, it skips no leading eigenvalues, since
-    our widths (64 to 192) have few. Eigenvalues below ROUNDING^2 of the first are held there: rank-1 or constant
-    features give a large, finite alpha instead of infinity. A single eigenvalue has no law and gives 0.
+    Least squares of log lambda_i on log i over all min(n - 1, D) eigenvalues. As in the authors' code, i has the weight
+    1 / i, so that every octave of the spectrum counts the same; their code also skips leading eigenvalues, which our
+    widths (64 to 192) are too small for. Eigenvalues below ROUNDING^2 of the first are raised to that value, so rank-1
+    or constant features give a large, finite alpha. A single eigenvalue has no law and gives 0.
     """
     x_nD = _check(features, "n D")
     return _power_law(_moments(x_nD)[1], min(len(x_nD) - 1, x_nD.shape[1]))
 
 
 def _power_law(cov_DD: Tensor, count: int) -> Tensor:
+    """The exponent alpha of the ``count`` largest eigenvalues."""
     lam_K = _eigenvalues(cov_DD, count)
     lam_K = (lam_K / lam_K[0].clamp_min(1e-300)).clamp_min(ROUNDING**2)
     i_K = torch.arange(1, len(lam_K) + 1, device=lam_K.device, dtype=lam_K.dtype)
     y_K = torch.where(i_K == 1, 0 * lam_K, lam_K.log())  # lambda_1 is 1 after division, also when all are zero
     x_K, weight_K = i_K.log(), 1 / i_K / (1 / i_K).sum()
-    x_K, y_K = x_K - (weight_K * x_K).sum(), y_K - (weight_K * y_K).sum()
+    x_K = x_K - (weight_K * x_K).sum()
+    y_K = y_K - (weight_K * y_K).sum()
     return -(weight_K * x_K * y_K).sum() / (weight_K * x_K.square()).sum().clamp_min(1e-300)
 
 
@@ -188,7 +189,7 @@ def rank_limit(possible: float) -> float:
 
 
 def collapsed(panel: Mapping[str, float]) -> str | None:
-    """The alarm: why these features count as collapsed, in words, or None while they are healthy.
+    """The alarm: the reason why these features count as collapsed, or None while they are healthy.
 
     Three kinds: everything shrinks to zero, everything becomes one vector, everything falls into a few directions.
     alpha_req and lidar are shown but raise no alarm: their healthy range depends on data and width.
@@ -201,7 +202,10 @@ def collapsed(panel: Mapping[str, float]) -> str | None:
     possible = rank / share
     limit = rank_limit(possible)
     if not rank >= limit:
-        return f"dimensional collapse: rankme {rank:.2f} of {possible:.0f} possible is below {limit:.1f}, few directions carry everything"
+        return (
+            f"dimensional collapse: rankme {rank:.2f} of {possible:.0f} possible is below {limit:.1f}, "
+            "few directions carry everything"
+        )
     return None
 
 

@@ -1,7 +1,8 @@
 """How far is a prediction from its target, what is the target, and what keeps latents from collapsing?
 
-Every loss is a 0-d float32 tensor and is computed in float32, whatever autocast says around it.
-Shape suffixes: B batch, N tokens, M target blocks, K tokens per block, n rows (samples or tokens), D width, S slices.
+Every loss is a 0-d float32 tensor and is computed in float32, also under autocast.
+Shape suffixes: B batch, N tokens, M target blocks, K tokens per block, n rows (samples or tokens), D width, S slices,
+T quadrature nodes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def l1(pred: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[
 
 
 def l2(pred: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean squared difference over every element: I-JEPA section 3 "Loss", which sums over the width where we average."""
+    """Mean squared difference over every element (I-JEPA section 3 "Loss", which sums over the width)."""
     return F.mse_loss(*_pair(pred, target))
 
 
@@ -44,14 +45,15 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """InfoNCE (van den Oord et al. 2018, eq. 4) on cosine similarities: which of the n targets belongs to a prediction?
 
-    Row i of both is a pair, the other targets of the batch are its negatives. Tokens of overlapping blocks are then
-    negatives of themselves: pool them, or pass one row per sample. Between ln(n) (pure chance) and 0.
+    Row i of `pred_nD` and row i of `target_nD` are a pair; the other targets of the batch are negatives. The loss lies
+    between ln(n) (pure chance) and 0. Tokens of overlapping blocks would be their own negatives: pool them, or pass one
+    row per sample.
     Raises ValueError for fewer than two rows, other shapes or a temperature that is not positive.
     """
     _pair(pred_nD, target_nD)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    pred_nD, target_nD = (F.normalize(_rows(z_nD), dim=1) for z_nD in (pred_nD, target_nD))
+    pred_nD, target_nD = F.normalize(_rows(pred_nD), dim=1), F.normalize(_rows(target_nD), dim=1)
     with _no_autocast(pred_nD):
         similarity_nn = pred_nD @ target_nD.mT
     return F.cross_entropy(similarity_nn / temperature, torch.arange(len(pred_nD), device=pred_nD.device))
@@ -61,7 +63,7 @@ def info_nce(
 
 
 def variance(z_nD: Float[Tensor, "n D"], floor: float = 1.0, eps: float = 1e-4) -> Float[Tensor, ""]:
-    """VICReg eq. 1-2 (Bardes et al. 2022): mean over the width of what each standard deviation lacks to `floor`.
+    """VICReg eq. 1-2 (Bardes et al. 2022): mean over dimensions of max(0, floor - std).
 
     The variance divides by n - 1 as the covariance does. Raises ValueError for fewer than two rows.
     """
@@ -97,9 +99,8 @@ def sigreg(
 
         T(x) = n  integral of |phi_n(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,    phi_n(t) = mean_i exp(i t x_i)
 
-    over -3 < t < 3 by the trapezoidal rule. The integrand is even, so 17 nodes on [0, 3] count twice. For rows that are
-    normal the expectation is 1.06 at any n, since n undoes the shrinking of the sampling error; for others it grows
-    with n.
+    over -3 < t < 3 by the trapezoidal rule. The integrand is even, so 17 nodes on [0, 3] count twice. For normal rows
+    the expectation is 1.06 at any n, because the factor n cancels the sampling error; for other rows it grows with n.
 
     Give either `generator`, on the rows' device, for `num_slices` fresh directions (LeJEPA draws new ones every
     step), or `directions_DS` of any lengths. Processes must draw the same ones: seed their generators equally.
@@ -110,10 +111,9 @@ def sigreg(
         raise ValueError("sigreg needs either a generator or directions_DS, and not both")
     if directions_DS is None:
         directions_DS = torch.randn(z_nD.shape[1], num_slices, generator=generator, device=z_nD.device)
-    if len(directions_DS) != z_nD.shape[1]:
-        raise ValueError(
-            f"latents of width {z_nD.shape[1]} need directions of width {z_nD.shape[1]}, got {list(directions_DS.shape)}"
-        )
+    width = z_nD.shape[1]
+    if len(directions_DS) != width:
+        raise ValueError(f"latents of width {width} need directions of width {width}, got {list(directions_DS.shape)}")
     with _no_autocast(z_nD):
         x_nS = z_nD @ F.normalize(directions_DS.float(), dim=0)
     t_T = torch.linspace(0, SIGREG_T_MAX, SIGREG_NODES, device=z_nD.device)
@@ -127,7 +127,7 @@ def sigreg(
 
 
 def normalise(latents: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-    """LayerNorm over the width without learned scale, in float32; without it the scale of the targets drifts."""
+    """LayerNorm over the width without learned scale, in float32. Unnormalised targets drift in scale."""
     return F.layer_norm(latents.float(), latents.shape[-1:], eps=1e-6)
 
 
@@ -137,10 +137,9 @@ def identity(latents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def gather_blocks(tokens_BND: Float[Tensor, "B N D"], idx_BMK: Int[Tensor, "B M K"]) -> Float[Tensor, "B M K D"]:
-    """The tokens of every target block. An index out of range is an error."""
-    flat_BTD = tokens_BND.gather(
-        1, repeat(idx_BMK, "b m k -> b (m k) d", d=tokens_BND.shape[-1])
-    )  # take_along_dim would count back from -1
+    """The tokens of every target block. Raises RuntimeError for an index out of range."""
+    idx_BTD = repeat(idx_BMK, "b m k -> b (m k) d", d=tokens_BND.shape[-1])
+    flat_BTD = tokens_BND.gather(1, idx_BTD)  # take_along_dim would read index -1 as the last token
     return rearrange(flat_BTD, "b (m k) d -> b m k d", m=idx_BMK.shape[1])
 
 
@@ -164,5 +163,5 @@ def _rows(z_nD: Tensor) -> Tensor:
 
 
 def _no_autocast(z: Tensor) -> AbstractContextManager:
-    """Autocast turns products of float32 matrices into bfloat16 ones; the meta device has no autocast to turn off."""
+    """A context without autocast, which would multiply float32 matrices in bfloat16; the meta device has none."""
     return nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False)

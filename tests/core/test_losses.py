@@ -58,7 +58,7 @@ def test_info_nce_at_collapse_is_pure_chance():
     )
 
 
-def test_variance_is_what_each_standard_deviation_lacks_to_the_floor():
+def test_variance_is_the_mean_over_dimensions_of_floor_minus_std_where_positive():
     z = torch.randn(100_000, 3, generator=rng()) * torch.tensor([0.5, 0.9, 4.0]) + 10
     torch.testing.assert_close(losses.variance(z), torch.tensor((0.5 + 0.1 + 0) / 3), atol=2e-3, rtol=0)
     torch.testing.assert_close(losses.variance(z, floor=5.0), torch.tensor((4.5 + 4.1 + 1) / 3), atol=2e-2, rtol=0)
@@ -99,7 +99,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_sigreg_equals_a_slow_epps_pulley_integral(name):
-    """Half a percent for the 17 nodes, two for the cut at t = 3 (a collapsed sample has 1.4 % of its integral beyond)."""
+    """Half a percent for the 17 nodes, two for the cut at t = 3 (1.4 % of a collapsed sample's integral is beyond)."""
     z, directions = SAMPLES[name], torch.randn(3, 4, generator=rng(5))
     slices = (z.double() @ (directions / directions.norm(dim=0)).double()).numpy().T
     got = float(losses.sigreg(z, directions_DS=directions))
@@ -136,6 +136,15 @@ def test_sigreg_draws_its_directions_from_the_generator_alone():
     assert torch.equal(first, again) and first != other and torch.equal(torch.random.get_rng_state(), before)
     generator = rng()
     assert losses.sigreg(2 * z, generator) != losses.sigreg(2 * z, generator), "each step looks along new directions"
+
+
+def test_identity_leaves_the_targets_alone_and_normalise_scales_each_latent():
+    z = 3 * torch.randn(2, 5, 8, generator=rng()) + 1
+    assert losses.identity(z) is z
+    scaled = losses.normalise(z.bfloat16())
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.var(-1, correction=0), torch.ones(2, 5), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("loss", [*PAIRED, *BATCH, sigreg], ids=lambda loss: loss.__name__)
