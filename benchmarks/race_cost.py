@@ -1,10 +1,9 @@
 """What one training step of every recipe of the race costs, on this machine: `python -m jepa_lab bench --race --cost`.
 
 Runs of the race take hours and may lie on several machines; their seconds cannot be compared. Here all recipes live in
-one
-process, and in each round every one of them takes a few steps, in random order, so that what else the machine does
-falls on
-all alike. CPU seconds of batches, masks, both encoders, predictor, optimiser and EMA; the median over rounds counts.
+one process, and in each round every one of them takes a few steps, in random order, so that the machine's other work
+falls on all alike. CPU seconds of batches, masks, both encoders, predictor, optimiser and EMA; the median over rounds
+counts.
 """
 
 from __future__ import annotations
@@ -24,17 +23,14 @@ from jepa_lab.papers.predictors import race
 ROUNDS, STEPS = 15, 4
 
 
-def measure(steps: Mapping[str, Callable[[int], None]], rounds: int, each: int) -> dict[str, list[float]]:
-    """CPU seconds of one step by recipe, one number a round; `steps` maps a recipe's name to its training step of
-    number k.
-    """
-    done, seconds = dict.fromkeys(steps, 0), {name: [] for name in steps}
+def measure(steps: Mapping[str, Callable[[], None]], rounds: int, each: int) -> dict[str, list[float]]:
+    """CPU seconds of one step by recipe, one number a round; `steps`: by recipe, a function that trains one step."""
+    seconds = {name: [] for name in steps}
 
     def take(name: str) -> float:
         began = time.process_time()
-        for k in range(done[name], done[name] + each):
-            steps[name](k)
-        done[name] += each
+        for _ in range(each):
+            steps[name]()
         return (time.process_time() - began) / each
 
     for name in steps:
@@ -48,7 +44,7 @@ def measure(steps: Mapping[str, Callable[[int], None]], rounds: int, each: int) 
 def record(
     chapter: str,
     preset: str,
-    steps: Mapping[str, Callable[[int], None]],
+    steps: Mapping[str, Callable[[], None]],
     out: Path,
     rounds: int = ROUNDS,
     each: int = STEPS,

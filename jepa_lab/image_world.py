@@ -24,9 +24,10 @@ from jepa_lab.encoders import Encoder
 from jepa_lab.experiment import Arm
 from jepa_lab.objectives import JEPA, jepa_objective
 from jepa_lab.predictors import Predictor
-from jepa_lab.probes import linear as probes
+from jepa_lab.probes import few_labels
 from jepa_lab.probes.features import embed
 from jepa_lab.probes.scores import Score
+from jepa_lab.probes.summary import score_features
 from jepa_lab.tasks import Objective, Sampler, TokenTask
 
 FeatureFn = Callable[[UInt8[Tensor, "n N P"]], Float[Tensor, "n D"]]
@@ -231,15 +232,13 @@ def reference(cfg: Config, data: ImageData) -> Arm:
 def score(data: ImageData, feature_fn: FeatureFn, seed: int) -> dict[str, Score]:
     """Linear probe, kNN and 10 labels per class of frozen features; draws depend on the seed alone."""
     generator = torch.Generator(data.probe.device).manual_seed(seed)
-    return probes.score_features(
-        feature_fn(data.probe), data.probe_labels, feature_fn(data.test), data.test_labels, generator
-    )
+    return score_features(feature_fn(data.probe), data.probe_labels, feature_fn(data.test), data.test_labels, generator)
 
 
 def few_label(data: ImageData, feature_fn: FeatureFn, seed: int) -> Score:
     """10 labels per class alone, where many arms are compared: a third of the cost of `score`."""
     generator = torch.Generator(data.probe.device).manual_seed(seed)
-    return probes.few_label(
+    return few_labels.few_label(
         feature_fn(data.probe),
         data.probe_labels,
         feature_fn(data.test),

@@ -20,3 +20,15 @@ def digits(patch: int = 7) -> image_world.ImageData:
     """scikit-learn's digits: 1,200 to train on, 300 to probe with, the rest to score on."""
     unlabelled, probe = images.split(images.digits("train"), (1200, 300), seed=0)
     return image_world.cut("centred", (unlabelled, probe, images.digits("test")), patch, "cpu")
+
+
+def blank(cfg: image_world.Config, count: int = 2) -> image_world.ImageData:
+    """Black images of the shape that the config asks for: enough to make arms."""
+    side, channels = (28, 1) if cfg.folder is None else (cfg.side, 3)
+    grid = (side // cfg.patch,) * 2
+    patches = torch.zeros(count, grid[0] * grid[1], channels * cfg.patch**2, dtype=torch.uint8)
+    labels = torch.zeros(count, dtype=torch.int64)
+    example = torch.zeros(0, side, side, dtype=torch.uint8)
+    source = images.ImageSet(example, labels[:0], "blank", "made here", "0" * 64, "generated", ("a",))
+    stats = (128.0, 74.0)
+    return image_world.ImageData("blank", source, grid, patches, patches, labels, patches, labels, stats, example)

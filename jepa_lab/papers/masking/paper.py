@@ -46,13 +46,14 @@ class Config(image_world.Config):
 
 def preset(name: str, **overrides) -> Config:
     """Config of a preset: smoke, laptop, gpu or paper. Unknown names and unknown overrides raise ValueError."""
-    presets = {"smoke": _smoke(), "laptop": Config(), "gpu": _gpu(), "paper": _paper()}
+    presets = {"smoke": _smoke(), "laptop": _laptop(), "gpu": _gpu(), "paper": _paper()}
     return configs.choose(presets, name, overrides)
 
 
 def _smoke() -> Config:
     return Config(
         num_steps=8,
+        ema_memory=0.2,  # a step and a half
         collapse_steps=60,
         batch_size=32,
         log_every=4,
@@ -65,6 +66,11 @@ def _smoke() -> Config:
         probe_train=300,
         probe_test=200,
     )
+
+
+def _laptop() -> Config:
+    # On validation images and pilot seeds 0.05 beats 0.1 by 1 point; in chapter 02 it loses by 0.4. Both use 0.05.
+    return Config(ema_memory=0.05)
 
 
 def _gpu() -> Config:
@@ -166,7 +172,7 @@ def arms(cfg: Config, data: ImageData) -> dict[str, Arm]:
     """Every arm of the chapter by the name it has in the figures; "I-JEPA" is the reference."""
     blocks = image_world.multi_block(cfg, data.grid, cfg.num_targets)
     pixel_predictor = partial(image_world.predictor, out_dim=data.patches.shape[-1])
-    collapse = {"ema_decay": (0.0, 0.0), "num_steps": cfg.collapse_steps, "precision": "float32"}
+    collapse = {"ema_memory": 0.0, "num_steps": cfg.collapse_steps, "precision": "float32"}
     counts = [num_targets for num_targets in (1, 2, 3, 4) if num_targets != cfg.num_targets]
     found = [
         image_world.reference(cfg, data),
