@@ -66,7 +66,9 @@ def describe(part: Any) -> str:
         return f"{{{', '.join(f'{key}: {describe(value)}' for key, value in part.items())}}}"
     if isinstance(part, (list, tuple)):
         return f"({', '.join(map(describe, part))})"
-    name = f"{part.__module__}.{part.__qualname__}" if hasattr(part, "__qualname__") else str(part)
+    name = str(part)
+    if hasattr(part, "__qualname__"):  # functions and classes; those of C have no module
+        name = f"{getattr(part, '__module__', None)}.{part.__qualname__}"
     if "<locals>" in name or "<lambda>" in name:
         raise ValueError(
             f"{name} cannot be told apart from another function of that name in a checkpoint; "

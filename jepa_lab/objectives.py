@@ -18,6 +18,7 @@ from jepa_lab.masks import Masks
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
+Samples = Float[Tensor, "B N P"] | tuple[Tensor, ...]  # patches, or what another token module takes
 
 
 class JEPA(nn.Module):
@@ -29,15 +30,15 @@ class JEPA(nn.Module):
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
 
 
-def predict(model: nn.Module, patches_BNP: Float[Tensor, "B N P"], masks: Masks) -> Float[Tensor, "B M K D"]:
+def predict(model: nn.Module, samples: Samples, masks: Masks) -> Float[Tensor, "B M K D"]:
     """The predictor's latents of the target blocks, from the encoder's latents of the context."""
-    return model.predictor(model.encoder(patches_BNP, masks.context_idx), masks)
+    return model.predictor(model.encoder(samples, masks.context_idx), masks)
 
 
 @torch.no_grad()
 def targets(
     model: nn.Module,
-    patches_BNP: Float[Tensor, "B N P"],
+    samples: Samples,
     masks: Masks,
     norm: Norm = normalise,
     standardised: bool = False,
@@ -46,7 +47,7 @@ def targets(
 
     The target encoder sees the whole sample; its *output* is masked. standardised: see `standardise`.
     """
-    target_BND = norm(encode_all(model.target_encoder, patches_BNP))
+    target_BND = norm(encode_all(model.target_encoder, samples))
     if standardised:
         target_BND = standardise(target_BND)
     return gather_blocks(target_BND, masks.target_idx)
@@ -63,7 +64,7 @@ def standardise(target_BND: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
 
 def jepa_objective(
     model: nn.Module,
-    patches_BNP: Float[Tensor, "B N P"],
+    samples: Samples,
     masks: Masks,
     *,
     distance: Distance = smooth_l1,
@@ -71,8 +72,8 @@ def jepa_objective(
     standardised: bool = False,
 ) -> Float[Tensor, ""]:
     """I-JEPA (Assran et al. 2023, section 3): distance of the prediction from the EMA encoder's latents."""
-    target_BMKD = targets(model, patches_BNP, masks, norm, standardised)
-    return distance(predict(model, patches_BNP, masks), target_BMKD)
+    target_BMKD = targets(model, samples, masks, norm, standardised)
+    return distance(predict(model, samples, masks), target_BMKD)
 
 
 def reconstruction_objective(
@@ -84,12 +85,12 @@ def reconstruction_objective(
 
 def self_target_objective(
     model: nn.Module,
-    patches_BNP: Float[Tensor, "B N P"],
+    samples: Samples,
     masks: Masks,
     *,
     distance: Distance = smooth_l1,
     norm: Norm = identity,
 ) -> Float[Tensor, ""]:
     """No EMA and no stop-gradient: the encoder provides its own targets and is trained through them."""
-    target_BMKD = gather_blocks(norm(model.encoder(patches_BNP)), masks.target_idx)
-    return distance(predict(model, patches_BNP, masks), target_BMKD)
+    target_BMKD = gather_blocks(norm(model.encoder(samples)), masks.target_idx)
+    return distance(predict(model, samples, masks), target_BMKD)
