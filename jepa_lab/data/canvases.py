@@ -1,8 +1,7 @@
-"""Draw cut-outs on canvases, many at once: the geometry and the painting behind `images.cluttered`.
+"""Draw cut-outs on canvases, many at once: the geometry and the painting behind `clutter.cluttered`.
 
 Scaling and moving an upright image is separable, so one canvas is rows @ image @ columns with two small tent-filter
-matrices
-per object: exact bilinear sampling, smoothed when it shrinks, several times faster than `grid_sample` on a CPU.
+matrices per object: exact bilinear sampling, smoothed when it shrinks, several times faster than `grid_sample` on CPUs.
 
 Shape letters: N objects, Q source side, G = Q + 2, S canvas side, R fragment side in source pixels, K knots.
 """
@@ -28,9 +27,7 @@ FRAGMENT_SCALE = (0.5, 1.3)  # canvas pixels per source pixel
 
 
 def foreground(images: UInt8[Tensor, "N Q Q"]) -> Bool[Tensor, "N Q Q"]:
-    """The object's own pixels: brighter than `DARKEST`, with gaps up to 2 px closed (a black stripe belongs to the
-    shirt).
-    """
+    """The object's own pixels: brighter than `DARKEST`, with gaps up to 2 px closed (a shirt's black stripe)."""
     side = images.shape[-1]
     step_GQ = torch.arange(side + 2)[:, None] - torch.arange(side)
     reach_GQ = ((step_GQ >= 0) & (step_GQ <= 2)).float()  # counts, by matrix products: pooling is ten times slower
@@ -57,11 +54,9 @@ def paste(
     rows: Float[Tensor, "N S Q"],
     columns: Float[Tensor, "N S Q"],
 ) -> tuple[Float[Tensor, "N S S"], Bool[Tensor, "N S S"]]:
-    """Put the supported part of `grey` on the canvas; returns the new canvas and the mask of the pixels that were
-    replaced.
+    """The canvas with the supported part of `grey` on it, and the mask of the pixels that were replaced.
 
-    A pixel is either wholly the object's or not touched, and the object's colour is a mean over its own pixels alone,
-    so
+    A pixel is either wholly the object's or unchanged, and the object's colour is a mean over supported pixels only, so
     nothing leaks across the mask in either direction.
     """
     columns_NQS = einops.rearrange(columns, "n s q -> n q s")
@@ -78,8 +73,9 @@ def offsets(
     canvas: int,
     where: Float[Tensor, "N 2"],
 ) -> Float[Tensor, "N 2"]:
-    """Row and column offsets for positions `where` in [0, 1]: uniform over those that keep enough of the object in
-    sight.
+    """Row and column offsets for positions `where` in [0, 1].
+
+    Positions are uniform over those that lose at most LOST_PER_AXIS of the object along each axis.
     """
     ends = []
     for axis, other in ((1, 2), (2, 1)):
@@ -100,7 +96,7 @@ def background(knots: Float[Tensor, "N K K"], canvas: int) -> Float[Tensor, "N S
 
 
 def draw_objects(num: int, scale: tuple[float, float], generator: torch.Generator) -> dict[str, Tensor]:
-    """Everything random about `num` objects: scale, position, contrast. Values are fractions, lengths are pixels."""
+    """The random scale, position and contrast of `num` objects. Values are fractions, lengths are pixels."""
     gain = _uniform((num,), *GAIN, generator)
     return {
         "scale": _uniform((num,), *scale, generator),
@@ -117,7 +113,7 @@ def draw_scenery(
     images: UInt8[Tensor, "M Q Q"],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Everything random about the light and the fragments of `num` canvases."""
+    """The random light and fragments of `num` canvases."""
     each = (num, clutter)
     level, depth = _uniform((num, 1, 1), *LEVEL, generator), _uniform((num, 1, 1), *DEPTH, generator)
     gain = _uniform(each, *FRAGMENT_GAIN, generator)
@@ -161,7 +157,7 @@ def paint_objects(
     return paste(scene, _contrast(images, drawn["gain"], drawn["lift"]), support_NQQ.float(), rows, columns)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Float[Tensor, "..."]:
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Float[Tensor, ...]:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 

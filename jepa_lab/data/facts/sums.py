@@ -1,10 +1,8 @@
 """Sums of named numbers whose answer follows only from a chain of facts: Wang & Sun 2025, parametric forward chaining.
 
-A row (a, b, c) of entities says value(a) + value(b) = value(c) mod P, or, with b the sign "is", that c is the value of
-a.
-Core entities are taught with their values; a problem's target and the tree of entities below it are known by sums
-alone,
-each edge written up or down by chance, so that half of them must be undone. Dead branches force a search.
+A row (a, b, c) of entities says value(a) + value(b) = value(c) mod P. With b the sign "is", it says that c is the value
+of a. Core entities are taught with their values. A problem's target and the tree of entities below it are known by sums
+only; each edge is written up or down by chance, so half of the edges must be undone. Dead branches force a search.
 Letters: P modulus, `E` entities, `F` facts, `X` problems.
 """
 
@@ -19,7 +17,7 @@ from jepa_lab.data.facts.generated import FIRST_RELATION, PAD, surface_names
 
 @dataclass(frozen=True)
 class Sums:
-    """All rows are entity ids: first the P values, then the sign "is", core entities, and the problems' own entities."""
+    """All rows are entity ids: first the P values, then the sign "is", core entities, the problems' own entities."""
 
     names: Int64[Tensor, "E T"]
     vocabulary: int
@@ -48,83 +46,77 @@ def generate(
     held_out: float = 0.7,
     multiplicity: int | None = None,
 ) -> Sums:
-    """Section 5 of the paper at any size (there: P = 10,007, 10 entities per value, 20 problems, branching 10 to 40,
-    depth 2).
+    """The facts of the paper's section 5. There: P = 10,007, 10 entities per value, 20 problems, branching 10 to 40.
 
     increments: the two second summands. links: sums that tie a lowest node to core entities. dead: share of branches
     that lead nowhere, half of them cut from above, half from below; the first branch always leads to the answer.
-    held_out: share of the sums of core entities that is not taught.
-    multiplicity: None for one token per entity, else names of two tokens, each used by that many entities.
-    Raises ValueError for numbers that make no problem, or a problem that forward chaining cannot solve.
+    held_out: share of the sums of core entities that is not taught. multiplicity: None for one token per entity, else
+    names of two tokens, each used by that many entities.
+    Raises ValueError for impossible numbers, and for a problem that forward chaining cannot solve.
     """
-    for name, least in (
-        ("modulus", 3),
-        ("per_value", 1),
-        ("num_problems", 1),
-        ("branching", 1),
-        ("depth", 1),
-        ("links", 1),
-    ):
-        if locals()[name] < least:
-            raise ValueError(f"{name} must be at least {least}, got {locals()[name]}")
-    if not 0 <= dead <= 1 or not 0 <= held_out < 1:
-        raise ValueError(
-            f"dead and held_out are shares: got {dead} and {held_out}; held_out must leave some sums to teach"
-        )
-    if len({v % modulus for v in increments} - {0}) < 2:
-        raise ValueError(f"increments {increments} must differ from each other and from 0 modulo {modulus}")
+    counts = {"per_value": per_value, "num_problems": num_problems, "branching": branching}
+    counts |= {"depth": depth, "links": links}
+    _check(modulus, increments, counts, dead, held_out)
     tree = _Tree(modulus, per_value, increments, links, dead, generator)
     for _ in range(num_problems):
         tree.problem(branching, depth)
     core = torch.arange(modulus + 1, modulus + 1 + modulus * per_value)
-    is_core = torch.stack([core, torch.full_like(core, modulus), (core - modulus - 1) % modulus], 1)
+    core_values = (core - modulus - 1) % modulus
     rules = _rules(modulus, per_value, increments, generator)
     rules = rules[torch.randperm(len(rules), generator=generator)]
-    kept = max(1, round((1 - held_out) * len(rules)))
-    train = torch.cat([is_core, rules[:kept], torch.tensor(tree.facts)]).unique(dim=0)
-    values = torch.tensor([*range(modulus), -1, *((core - modulus - 1) % modulus).tolist(), *tree.values])
+    taught_rules = rules[: max(1, round((1 - held_out) * len(rules)))]
+    values = torch.tensor([*range(modulus), -1, *core_values.tolist(), *tree.values])
+    train = torch.cat([_is(core, values, modulus), taught_rules, torch.tensor(tree.facts)]).unique(dim=0)
     known, rounds = solve(train, values, torch.arange(len(values)) <= modulus)
-    targets, inner = torch.tensor(tree.targets), torch.tensor(tree.inner, dtype=torch.int64)
     if bool((~known).any()):
         raise ValueError("a problem cannot be solved by forward chaining: some value does not follow from the facts")
+    targets, inner = torch.tensor(tree.targets), torch.tensor(tree.inner, dtype=torch.int64)
     names, vocabulary = _names(len(values), modulus, multiplicity, generator)
-    return Sums(
-        names,
-        vocabulary,
-        modulus,
-        values,
-        train,
-        _asks(targets, values, modulus),
-        _asks(inner, values, modulus),
-        rounds[targets],
-    )
+    answers, inner = _is(targets, values, modulus), _is(inner, values, modulus)
+    return Sums(names, vocabulary, modulus, values, train, answers, inner, rounds[targets])
 
 
-def _asks(entities: Tensor, values: Tensor, sign: int) -> Tensor:
+def _check(modulus: int, increments: tuple[int, int], counts: dict[str, int], dead: float, held_out: float) -> None:
+    """Raise ValueError for numbers that make no problem."""
+    for name, count, least in (("modulus", modulus, 3), *((name, count, 1) for name, count in counts.items())):
+        if count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}")
+    if not 0 <= dead <= 1 or not 0 <= held_out < 1:
+        reason = "held_out must leave some sums to teach"
+        raise ValueError(f"dead and held_out are shares: got {dead} and {held_out}; {reason}")
+    if len({step % modulus for step in increments} - {0}) < 2:
+        raise ValueError(f"increments {increments} must differ from each other and from 0 modulo {modulus}")
+
+
+def _is(entities: Tensor, values: Tensor, sign: int) -> Tensor:
+    """The facts that say the value of each entity."""
     return torch.stack([entities, torch.full_like(entities, sign), values[entities]], 1)
 
 
 def _rules(modulus: int, per_value: int, increments: tuple[int, int], generator: Generator) -> Tensor:
-    """For every value and increment all pairs of core entities, with a random entity of the increment between."""
+    """For every value and increment all pairs of core entities, with a random entity of the increment between them."""
     i, v, a, c = torch.cartesian_prod(*(torch.arange(n) for n in (modulus, 2, per_value, per_value))).T
     step = torch.tensor(increments)[v]
-    first, last = (modulus + 1 + k * modulus + value for k, value in ((a, i), (c, (i + step) % modulus)))
+    first = modulus + 1 + a * modulus + i
+    last = modulus + 1 + c * modulus + (i + step) % modulus
     second = modulus + 1 + torch.randint(per_value, step.shape, generator=generator) * modulus + step % modulus
     flip = torch.rand(len(first), generator=generator) < 0.5
     return torch.stack([torch.where(flip, second, first), torch.where(flip, first, second), last], 1).unique(dim=0)
 
 
 def _names(count: int, modulus: int, multiplicity: int | None, generator: Generator) -> tuple[Tensor, int]:
-    """Values and the sign keep one token each; the other names are drawn as those of the facts."""
-    own, lowest = torch.arange(modulus + 1)[:, None] + FIRST_RELATION, FIRST_RELATION + modulus + 1
-    rest, extra = count - modulus - 1, 0
-    if multiplicity is not None:
-        extra = (
-            -rest % multiplicity
-        )  # so many more names are drawn, for the count must divide; unused, they leave tokens with fewer entities
+    """Names of all entities and the size of the vocabulary.
+
+    Values and the sign have one token each; the other names are drawn like those of the facts. Their number is rounded
+    up to a multiple of `multiplicity`, so some tokens name fewer entities.
+    """
+    value_names, lowest = torch.arange(modulus + 1)[:, None] + FIRST_RELATION, FIRST_RELATION + modulus + 1
+    rest = count - modulus - 1
+    extra = 0 if multiplicity is None else -rest % multiplicity
     drawn = surface_names(rest + extra, multiplicity, generator) + lowest
-    own = own if drawn.shape[1] == 1 else torch.cat([torch.full_like(own, PAD), own], 1)
-    return torch.cat([own, drawn[:rest]]), int(drawn.max()) + 1
+    if drawn.shape[1] == 2:
+        value_names = torch.cat([torch.full_like(value_names, PAD), value_names], 1)
+    return torch.cat([value_names, drawn[:rest]]), int(drawn.max()) + 1
 
 
 class _Tree:
@@ -141,9 +133,11 @@ class _Tree:
         return int(torch.randint(count, (), generator=self.generator))
 
     def core(self, value: int) -> int:
+        """A random core entity of this value."""
         return self.modulus + 1 + self.draw(self.per_value) * self.modulus + value % self.modulus
 
     def entity(self, value: int) -> int:
+        """A new entity of this value."""
         self.values.append(value % self.modulus)
         return self.modulus * (1 + self.per_value) + len(self.values)
 
@@ -152,8 +146,11 @@ class _Tree:
         self.targets.append(self.entity(value))
         self.grow(self.targets[-1], value, branching, depth, live=True)
 
-    def tie(self, upper: int, value: int, lower: int | None = None, tied: bool = True) -> tuple[int, int]:
-        """One sum between `upper` and an entity below it, written either way; returns that entity and its value."""
+    def tie(self, upper: int, value: int, lower: int | None = None, tied: bool = True) -> int:
+        """Write one sum between `upper` and an entity below it, up or down by chance; returns the lower one's value.
+
+        lower: None for a core entity of that value. tied: whether the sum is written at all.
+        """
         step, upward = self.increments[self.draw(2)], self.draw(2) == 1
         below = (value - step if upward else value + step) % self.modulus
         lower = self.core(below) if lower is None else lower
@@ -161,16 +158,15 @@ class _Tree:
             first, last = (lower, upper) if upward else (upper, lower)
             pair = [first, self.core(step)]
             self.facts.append([*(pair[::-1] if self.draw(2) else pair), last])
-        return lower, below
+        return below
 
     def grow(self, node: int, value: int, branching: int, depth: int, live: bool) -> None:
-        """Branches below a node; in a live one the first leads to core entities, of the rest `dead` are cut."""
+        """Branches below a node. In a live one the first leads to core entities; a share `dead` of the others is cut."""
         for k in range(branching if depth else 0):
             grows = live and (k == 0 or not float(torch.rand((), generator=self.generator)) < self.dead)
             cut_above = not grows and depth == 1 and self.draw(2) == 1
-            self.values.append(0)  # reserve the id, so that the edge and the value agree
-            child = self.modulus * (1 + self.per_value) + len(self.values)
-            _, below = self.tie(node, value, child, tied=not cut_above)
+            child = self.entity(0)  # its value follows from the edge
+            below = self.tie(node, value, child, tied=not cut_above)
             self.values[-1] = below
             self.inner.append(child)
             if depth == 1:
@@ -183,7 +179,7 @@ class _Tree:
 def solve(facts: Int64[Tensor, "F 3"], values: Int64[Tensor, " E"], given: Tensor) -> tuple[Tensor, Tensor]:
     """Forward chaining: which entities' values follow from the facts, and after how many rounds (-1: never).
 
-    `values` serve as the check: a derived value that differs raises ValueError. The sign "is" copies a value.
+    The sign "is" copies a value. Raises ValueError where a fact contradicts `values`.
     """
     sign = int((values == -1).nonzero()[0])
     known, rounds = given.clone(), torch.where(given, 0, -1)
@@ -193,9 +189,8 @@ def solve(facts: Int64[Tensor, "F 3"], values: Int64[Tensor, " E"], given: Tenso
     if bool(wrong.any()):
         raise ValueError(f"the fact {facts[wrong][0].tolist()} contradicts the values of its entities")
     for turn in range(1, len(values)):
-        new = torch.cat(
-            [part[known[x] & known[y] & ~known[part]] for part, x, y in ((a, b, c), (b, a, c), (c, a, b))]
-        ).unique()
+        found = [part[known[x] & known[y] & ~known[part]] for part, x, y in ((a, b, c), (b, a, c), (c, a, b))]
+        new = torch.cat(found).unique()
         if len(new) == 0:
             break
         known[new], rounds[new] = True, turn
@@ -203,25 +198,24 @@ def solve(facts: Int64[Tensor, "F 3"], values: Int64[Tensor, " E"], given: Tenso
 
 
 def order_blind(sums: Sums) -> Float[Tensor, "E P"]:
-    """What a reader believes of every value who knows which three numbers make a sum, but not which of them is the
-    total.
+    """A belief over every entity's value that ignores the order in a sum: which of the three numbers is the total.
 
-    Every sum whose other two numbers are settled votes for the three ways to read it; an entity takes what gets most
-    votes, in equal shares where votes are equal. The control for chaining: a model below it need not have used any
-    order.
+    Every sum whose other two numbers are settled votes for the three ways to read it. An entity takes the value with
+    the most votes, in equal shares where votes are equal. This is the control for chaining: a model that scores below
+    it need not have used any order.
     """
-    told = sums.train[:, 1] == sums.sign
-    rows = sums.train[~told]
+    is_value = sums.train[:, 1] == sums.sign
+    rows = sums.train[~is_value]
     settled = torch.arange(len(sums.value), device=rows.device) < sums.modulus
-    settled[sums.train[told, 0]] = True
+    settled[sums.train[is_value, 0]] = True
     belief_EP = torch.nn.functional.one_hot(sums.value.clamp(min=0), sums.modulus).float() * settled[:, None]
     for _ in sums.value:
         votes_EP = torch.zeros_like(belief_EP)
         for x, y, z in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
             ready = (settled[rows[:, y]] & settled[rows[:, z]]).float()[:, None]
-            one, other = (torch.fft.rfft(belief_EP[rows[:, k]]) for k in (y, z))
-            said_FP = torch.fft.irfft(one * other + one * other.conj() + one.conj() * other, n=sums.modulus)
-            votes_EP.index_add_(0, rows[:, x], said_FP * ready)
+            left, right = (torch.fft.rfft(belief_EP[rows[:, k]]) for k in (y, z))
+            readings = left * right + left * right.conj() + left.conj() * right  # y + z, y - z, z - y
+            votes_EP.index_add_(0, rows[:, x], torch.fft.irfft(readings, n=sums.modulus) * ready)
         new = ~settled & (votes_EP.sum(1) > 0.5)
         if not bool(new.any()):
             break

@@ -1,1 +1,1 @@
-"""Where data comes from: addresses, downloads, archives."""
+"""Where data comes from: addresses, downloads, archives, the cache."""

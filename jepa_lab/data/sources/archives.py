@@ -1,8 +1,7 @@
-"""Unpack archives without trusting them.
+"""Unpack archives that may be hostile.
 
-An archive is a stranger's list of file names. Nothing here writes outside the folder it was given, follows a link,
-fills
-the disk without a limit, or keeps a pickle (loading one runs its author's code). Every refusal is one `DataError`.
+Nothing is written outside the given folder or through a link, no more than a stated number of bytes is written, and no
+pickle is kept (loading one runs its author's code). Every refusal is one `DataError`.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
-import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
+from jepa_lab import files
+
 CHUNK = 1 << 20
-# RuntimeError is a zip's password or unknown compression; the file system errors are one name as both file and folder.
+# RuntimeError: a zip with a password or unknown compression. The file system's errors: one name as file and folder.
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -48,32 +47,23 @@ def sha256_of(path: Path) -> str:
 
 
 def store(packed: Path, target: Path, *, sha256: str, size: int) -> None:
-    """Write the content of `packed` (unzipped when its name ends in .gz) to `target`: all of it and right, or nothing.
+    """Write the content of `packed` (unzipped when its name ends in .gz) to `target`, all of it and right, or nothing.
 
-    `size` (bytes) and `sha256` describe the content. It is checked in a temporary file beside `target`, then renamed,
-    so that no reader ever sees half a file and two writers can't hurt each other. Raises `DataError`.
+    `size` (bytes) and `sha256` describe the content, which is checked before `target` appears. Raises `DataError`.
     """
     digest, written = hashlib.sha256(), 0
     opener = gzip.open if packed.name.endswith(".gz") else open
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as out, opener(packed, "rb") as stream:
-            for chunk in _content(stream, packed):
-                written += len(chunk)
-                if written > size:
-                    raise DataError(f"{packed.name} holds more than the {size} bytes it should")
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+    with files.replacing(target) as out, opener(packed, "rb") as stream:
+        for chunk in _content(stream, packed):
+            written += len(chunk)
+            if written > size:
+                raise DataError(f"{packed.name} holds more than the {size} bytes it should")
+            digest.update(chunk)
+            out.write(chunk)
         if written < size:
             raise DataError(f"{packed.name} is truncated: {written} bytes of {size}")
         if digest.hexdigest() != sha256:
             raise DataError(f"{packed.name} has sha256 {digest.hexdigest()} where {sha256} was expected")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _content(stream: BufferedIOBase, packed: Path) -> Iterator[bytes]:
@@ -87,8 +77,8 @@ def _content(stream: BufferedIOBase, packed: Path) -> Iterator[bytes]:
 def unpack(archive: Path, folder: Path, *, max_bytes: int = 8 << 30) -> list[Path]:
     """Unpack a tar (any compression) or zip into the new folder `folder`; returns the written files, sorted.
 
-    Refuses names that leave the folder, devices, pickles, and more than `max_bytes` of content; links are left out, so
-    nothing is written through one. On any refusal `folder` is removed again. Raises `DataError`.
+    Names that leave the folder, devices, pickles, and more than `max_bytes` of content are refused. Links are left out,
+    so nothing is written through one. On any refusal `folder` is removed again. Raises `DataError`.
     """
     folder.mkdir(parents=True)
     try:
@@ -117,6 +107,7 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> Iterator[Path]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, BufferedIOBase]]:
+    """Name and content of each plain file in the archive."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bag:
             for info in bag.infolist():
@@ -133,6 +124,7 @@ def _members(archive: Path) -> Iterator[tuple[str, BufferedIOBase]]:
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
+    """`folder/name`; `DataError` when the name leads out of the folder."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or parts[0].startswith("/") or ":" in parts[0] or ".." in parts or "\0" in name:
         raise DataError(f"{archive.name} holds {name!r}, which would leave the target folder: refused")

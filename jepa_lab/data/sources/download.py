@@ -1,24 +1,27 @@
-"""Download one file: resumed where it broke, never trusted before it is checked, never shared by two writers."""
+"""Download one file: resumed where it broke, not trusted before it is checked.
+
+Why not pooch: pooch 1.9 starts a broken download over, and PTB-XL's 1.8 GB can take hours from PhysioNet. It also
+neither bounds what a server may send nor keeps two processes from downloading the same file.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import queue
 import re
-import sys
-import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
 
+from tqdm import tqdm
+
 from jepa_lab.data.sources.archives import DataError
 
-CONNECT_S = 6  # for name, connection and first answer together: a closed network is left behind in seconds
+CONNECT_S = 6  # for name, connection and first answer together, so that a closed network costs seconds
 READ_S = 15  # between two reads; a stalled download is resumed
 TRIES = 3  # reconnections in a row that bring nothing new
 CHUNK = 1 << 16
@@ -29,62 +32,44 @@ class SourceFailed(Exception):
 
 
 def download(url: str, target: Path, check: Callable[[Path], None], *, max_bytes: int, progress: bool = True) -> None:
-    """Download `url` to a temporary file beside `target` and hand that file to `check`, which stores it or raises
-    `DataError`.
+    """Download `url` to a partial file beside `target` and hand it to `check`, which stores it or raises `DataError`.
 
-    `target` itself isn't written. A broken download stays as `target` + '.part' and the next call goes on from there;
-    one
-    that fails `check` is thrown away, and fetched once more from the start if its first part was an old one.
-    Raises `SourceFailed` (no network, HTTP error, broken off, too long), `DataError` from `check`, OSError from the
-    disk.
+    `target` itself isn't written. A broken download is kept, and the next call continues it. One that fails `check` is
+    removed, and is fetched once more from the start if it continued an older one. The caller makes sure that no other
+    process downloads to the same `target`.
+    Raises `SourceFailed` (no network, HTTP error, broken off), `DataError` (too long, or from `check`), OSError (disk).
     """
+    part = target.with_name(f".part-{target.name}")
     while True:
-        with _claim(target.with_name(target.name + ".part")) as (part, path):
-            resumed = part.seek(0, os.SEEK_END) > 0
-            _fill(url, part, max_bytes, progress)
-            part.flush()
-            # Out of the way of other processes, with the suffix that `check` goes by.
-            named = path.with_name(f".tmp-{os.getpid()}-{path.stat().st_ino}-{target.name}")
-            os.replace(path, named)
+        continued = part.is_file() and part.stat().st_size > 0
+        _fill(url, part, max_bytes, progress)
         try:
-            return check(named)
+            return check(part)
         except DataError:
-            if not resumed:
+            if not continued:
                 raise
         finally:
-            named.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _claim(path: Path) -> Iterator[tuple[BufferedIOBase, Path]]:
-    """The .part file, if no other process is writing it; else a private temporary file, which does not outlive us."""
-    import fcntl  # not on Windows, where the embedded sets still work
-
-    part = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+def _fill(url: str, part: Path, max_bytes: int, progress: bool) -> None:
+    """Append to `part` until it is complete. A broken connection leaves what came; any other error removes `part`."""
     try:
-        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = path.stat().st_ino == os.fstat(part.fileno()).st_ino  # its last owner may have renamed it meanwhile
-    except OSError:
-        mine = False
-    if not mine:
-        part.close()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        part, path = os.fdopen(handle, "r+b"), Path(name)
-    try:
-        with part:
-            yield part, path
-    except BaseException as error:
-        # Only a broken connection leaves something worth going on from.
-        keep = mine and isinstance(error, (SourceFailed, KeyboardInterrupt)) and path.exists() and path.stat().st_size
-        if not keep:
-            path.unlink(missing_ok=True)
+        with part.open("ab") as out:
+            _reconnect_until_complete(url, out, max_bytes, progress)
+    except (SourceFailed, KeyboardInterrupt):
+        if not part.stat().st_size:
+            part.unlink()
+        raise
+    except BaseException:
+        part.unlink(missing_ok=True)
         raise
 
 
-def _fill(url: str, part: BufferedIOBase, max_bytes: int, progress: bool) -> None:
+def _reconnect_until_complete(url: str, out: BufferedIOBase, max_bytes: int, progress: bool) -> None:
     idle = 0
     while True:
-        start = part.seek(0, os.SEEK_END)
+        start = out.seek(0, os.SEEK_END)
         try:
             response = _open(url, start)
         except SourceFailed:
@@ -94,37 +79,36 @@ def _fill(url: str, part: BufferedIOBase, max_bytes: int, progress: bool) -> Non
             continue
         with response:
             if start and response.status != 206:  # the server ignores Range, or has nothing after `start`
-                start = part.seek(0)
-                part.truncate()
+                start = out.seek(0)
+                out.truncate()
             if response.status == 416:
                 continue
             total = _total(response, start)
-            ended = _copy(response, part, max_bytes, progress and sys.stderr.isatty(), url, total)
-        done = part.tell()
-        if ended and done == (total if total is not None else done):
+            ended = _copy(response, out, max_bytes, progress, total)
+        done = out.tell()
+        if ended and (total is None or done == total):
             return
         idle = 0 if done > start else idle + 1
         if idle >= TRIES:
             raise SourceFailed(
-                f"{url} broke off at {done} of {total or 'unknown'} bytes; what came is kept, run again to go on"
+                f"{url} broke off at {done} of {total or 'unknown'} bytes; what came is kept, run again to continue"
             )
 
 
 def _open(url: str, start: int):
-    """The open response for `url` from byte `start` on, or a 416 error, which reads like one. Raises `SourceFailed`."""
-    headers = {"User-Agent": "jepa-lab", "Accept-Encoding": "identity"} | (
-        {"Range": f"bytes={start}-"} if start else {}
-    )
+    """The open response for `url` from byte `start` on; status 416 where nothing is left. Raises `SourceFailed`."""
+    headers = {"User-Agent": "jepa-lab", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
     request, answer = urllib.request.Request(url, headers=headers), queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answer.put(urllib.request.urlopen(request, timeout=READ_S))
-        except Exception as error:  # noqa: BLE001  (handed on to the caller)
+        except Exception as error:  # noqa: BLE001  (raised again below)
             answer.put(error)
 
-    # In a thread, because a socket's time-out counts anew for each of a host's addresses and never for the name
-    # look-up.
+    # In a thread: a socket's time-out starts anew for each of a host's addresses and does not cover the name look-up.
     threading.Thread(target=ask, daemon=True).start()
     try:
         got = answer.get(timeout=CONNECT_S)
@@ -132,7 +116,7 @@ def _open(url: str, start: int):
         raise SourceFailed(f"no connection to {url} within {CONNECT_S} s") from None
     match got:
         case urllib.error.HTTPError() if got.code == 416 and start:
-            return got  # nothing after `start`
+            return got
         case urllib.error.HTTPError():
             raise SourceFailed(f"{url} answered {got.code} {got.reason}") from got
         case OSError() | http.client.HTTPException():
@@ -145,36 +129,27 @@ def _open(url: str, start: int):
 def _total(response, start: int) -> int | None:
     """Length of the whole file as the server states it; None when it doesn't."""
     if response.status == 206:
-        stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        content_range = response.headers.get("Content-Range", "")
+        stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
         if not stated or int(stated[1]) != start:
-            raise SourceFailed(f"{response.url} answered a range with {response.headers.get('Content-Range')!r}")
+            raise SourceFailed(f"{response.url} answered a range with {content_range!r}")
         return int(stated[2])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
 
 
-def _copy(response, part: BufferedIOBase, max_bytes: int, bar: bool, url: str, total: int | None) -> bool:
-    """Append the body to `part`; False when the connection broke before its end."""
-    ended = False
-    while True:
-        try:
-            chunk = response.read1(CHUNK)  # what is there: a stall loses nothing
-        except (OSError, http.client.HTTPException):
-            break
-        if not chunk:
-            ended = True
-            break
-        if part.tell() + len(chunk) > max_bytes:
-            raise DataError(f"{url} sends more than the {max_bytes} bytes it should")
-        part.write(chunk)
-        if bar:
-            _draw(url.rsplit("/", 1)[-1], part.tell(), total)
-    if bar:
-        print(file=sys.stderr)
-    return ended
-
-
-def _draw(label: str, done: int, total: int | None) -> None:
-    filled = "#" * int(30 * done / total) if total else ""
-    share = f"{100 * done / total:3.0f} %" if total else ""
-    print(f"\r{label} [{filled:<30}] {share} {done / 1e6:.1f} MB", end="", file=sys.stderr, flush=True)
+def _copy(response, out: BufferedIOBase, max_bytes: int, progress: bool, total: int | None) -> bool:
+    """Append the body to `out`; False when the connection broke before its end. The bar is drawn on terminals only."""
+    name, hidden = response.url.rsplit("/", 1)[-1], None if progress else True
+    with tqdm(desc=name, total=total, initial=out.tell(), unit="B", unit_scale=True, disable=hidden) as bar:
+        while True:
+            try:
+                chunk = response.read1(CHUNK)  # what is there: a stall loses nothing
+            except (OSError, http.client.HTTPException):
+                return False
+            if not chunk:
+                return True
+            if out.tell() + len(chunk) > max_bytes:
+                raise DataError(f"{response.url} sends more than the {max_bytes} bytes it should")
+            out.write(chunk)
+            bar.update(len(chunk))

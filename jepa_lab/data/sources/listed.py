@@ -1,6 +1,6 @@
 """Data sets of many files that come in one archive with a list of their sha256, as PhysioNet publishes them.
 
-We know the sha256 of the list; the list vouches for the rest.
+The catalogue holds the sha256 of the list; the list holds those of the other files.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from jepa_lab.data.sources.archives import DataError, sha256_of, unpack
 from jepa_lab.data.sources.download import download
 
-LARGEST = 8 << 30  # bytes: no archive here is larger, packed or unpacked
+LARGEST = 8 << 30  # bytes: no archive of the catalogue is larger, packed or unpacked
 
 
 def listed(sums: Path) -> dict[str, str]:
@@ -29,41 +30,40 @@ def listed(sums: Path) -> dict[str, str]:
 
 
 def missing(folder: Path, sums: Path) -> list[str]:
-    """The listed files that aren't in `folder`; all is well with a missing list, which is for others to complain of."""
+    """The listed files that aren't in `folder`; none where the list itself is missing."""
     return [name for name in listed(sums) if not (folder / name).is_file()] if sums.is_file() else []
 
 
 def faults(folder: Path, sums: Path) -> list[str]:
-    """The listed files that aren't in `folder` or differ from their sha256: reads all of it."""
+    """The listed files that aren't in `folder` or differ from their sha256. Reads all of them."""
+    return _faults(folder, listed(sums))
+
+
+def _faults(folder: Path, known: Mapping[str, str]) -> list[str]:
     return [
-        name
-        for name, sha256 in listed(sums).items()
-        if not (folder / name).is_file() or sha256_of(folder / name) != sha256
+        name for name, sha256 in known.items() if not (folder / name).is_file() or sha256_of(folder / name) != sha256
     ]
 
 
 def from_zip(url: str, folder: Path, sums: str, known: dict[str, str], progress: bool) -> None:
-    """Download the archive at `url`, check all that its list `sums` names, and move just that into `folder`.
+    """Download the archive at `url`, check every file that its list `sums` names, and move those files into `folder`.
 
-    known: {name: sha256} that don't depend on the list, the list among them. They are moved last. Raises `DataError`,
+    known: {name: sha256} that don't depend on the list, the list among them; these are moved last. Raises `DataError`,
     `SourceFailed`; then `folder` is as it was.
     """
 
     def check(archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as work:
-            unpack(archive, Path(work) / "content", max_bytes=LARGEST)
-            tops = sorted((Path(work) / "content").glob(sums)) + sorted((Path(work) / "content").glob(f"*/{sums}"))
-            if not tops:
+            content = Path(work) / "content"
+            unpack(archive, content, max_bytes=LARGEST)
+            lists = sorted(content.glob(sums)) + sorted(content.glob(f"*/{sums}"))
+            if not lists:
                 raise DataError(f"the archive from {url} holds no {sums}")
-            top = tops[0].parent
-            bad = [
-                name for name, sha256 in known.items() if not (top / name).is_file() or sha256_of(top / name) != sha256
-            ]
-            bad = bad or faults(top, top / sums)
+            top = lists[0].parent
+            bad = _faults(top, known) or faults(top, top / sums)
             if bad:
-                raise DataError(
-                    f"{len(bad)} files in the archive from {url} are missing or wrong, the first is {bad[0]}"
-                )
+                what = f"{len(bad)} files in the archive from {url} are missing or wrong"
+                raise DataError(f"{what}, the first is {bad[0]}")
             for name in [*(name for name in listed(top / sums) if name not in known), *known]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(top / name, folder / name)
