@@ -51,9 +51,6 @@ class FactWorld:
         return FactWorld(**moved)
 
 
-World = FactWorld  # the former name
-
-
 def generate(
     num_taught: int, num_tested: int, num_pairs: int, multiplicity: int | None, generator: Generator
 ) -> FactWorld:

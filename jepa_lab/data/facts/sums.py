@@ -161,7 +161,7 @@ class _Tree:
         return below
 
     def grow(self, node: int, value: int, branching: int, depth: int, live: bool) -> None:
-        """Branches below a node. In a live one the first leads to core entities; a share `dead` of the others is cut."""
+        """Branches of a node. In a live one the first leads to core entities, a share `dead` of the others is cut."""
         for k in range(branching if depth else 0):
             grows = live and (k == 0 or not float(torch.rand((), generator=self.generator)) < self.dead)
             cut_above = not grows and depth == 1 and self.draw(2) == 1
