@@ -60,7 +60,7 @@ def ablations(cfg: Config, seed: int, device: str = "cpu", progress: bool = Fals
     """Claims 5 and 6: one thing changed at a time, a memory in a model of equal size among them."""
     facts = facts_of(cfg, seed, device)
     trained = {name: train_variant(cfg, name, facts, seed, progress=progress) for name in ABLATED}
-    accuracy = {name: one.reversed.accuracy for name, one in trained.items()}
+    accuracy = {name: model.reversed.accuracy for name, model in trained.items()}
     blind = ceiling(facts).accuracy
     collapsed = trained["JEPA, squared distance"].history["rankme"][-1]
     claims = {

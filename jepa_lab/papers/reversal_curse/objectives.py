@@ -2,7 +2,7 @@
 
 All objectives have the signature (model, facts, drawn); nothing is drawn for facts.
 Shape suffixes: B facts, K candidates (objects and subjects of the batch), S signs (relations and the mask), T tokens of
-a name, D width.
+a name, D width; b, k facts and candidates of one process.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from jepa_lab import distributed
 from jepa_lab.data.facts.generated import PAD
 from jepa_lab.papers.reversal_curse.models import ConceptJEPA, TokenAR, rms
 
@@ -73,7 +74,8 @@ def concept_objective(
 ) -> Float[Tensor, ""]:
     """JEPA on facts: predict the object's concept from subject and relation, and compare.
 
-    Both sides get gradients, as in the paper; stop_gradient: the targets get none.
+    Both sides get gradients, as in the paper; stop_gradient: the targets get none. Where several processes share a
+    batch, the candidates are those of the whole batch.
     """
     ids_K = torch.cat([facts_B3[:, 2], facts_B3[:, 0]])
     concepts_KD, signs_SD = model.concepts(ids_K), model.sign_concepts()
@@ -82,12 +84,24 @@ def concept_objective(
         concepts_KD, signs_SD = model.concepts(ids_K, target=True), model.sign_concepts(target=True)
     if stop_gradient:
         concepts_KD, signs_SD = concepts_KD.detach(), signs_SD.detach()
+    if distributed.world() > 1:
+        z_BD, facts_B3, concepts_KD = of_all_processes(z_BD, facts_B3, concepts_KD)
     kind = "cpu" if z_BD.is_meta else z_BD.device.type
     with torch.autocast(kind, enabled=False):  # scores in bf16 would tie
         loss = distance(model, z_BD, facts_B3, concepts_KD, signs_SD)
         if model.spell is not None:
             loss = loss + model.language * language_loss(model, z_BD, facts_B3[:, 2])
         return loss
+
+
+def of_all_processes(
+    z_bD: Float[Tensor, "b D"], facts_b3: Int64[Tensor, "b 3"], concepts_kD: Float[Tensor, "k D"]
+) -> tuple[Float[Tensor, "B D"], Int64[Tensor, "B 3"], Float[Tensor, "K D"]]:
+    """Predictions, facts and concepts (objects, then subjects) of the whole batch, from each process's share."""
+    objects_bD, subjects_bD = concepts_kD.chunk(2)
+    concepts_KD = torch.cat([distributed.gather(objects_bD), distributed.gather(subjects_bD)])
+    facts_B3 = distributed.gather(facts_b3.float()).long()  # numbers of entities are exact in float32
+    return distributed.gather(z_bD), facts_B3, concepts_KD
 
 
 def first_seen(ids_K: Int64[Tensor, " K"], count: int) -> Int64[Tensor, " K"]:
