@@ -98,7 +98,7 @@ CLAIMS = (
     ),
     _claim(
         id="rho-exponent",
-        statement="rho first enters the sum at n = 2L-2: its effect scales as eps^(1/L).",
+        statement="In the sum, rho first appears at n = 2L-2: its effect scales as eps^(1/L).",
         metric="largest |L * measured exponent - 1|, depth >= 2",
         direction="lower",
         margin=0.0,
