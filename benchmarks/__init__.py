@@ -1,1 +1,1 @@
-"""Speed of the engine against its peers, measured in one run: `python -m jepa_lab bench`. Found from a checkout only."""
+"""Speed of the engine against its peers, in one run: `python -m jepa_lab bench`, from a checkout only."""

@@ -83,7 +83,7 @@ class Curve:
     """Accuracy at chosen steps of a run, and the core-seconds that training had taken until then."""
 
     data: ImageData
-    note: Callable[[float, float], None] = lambda seconds, accuracy: None
+    note: Callable[[float, float], None] | None = None
     seconds: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     spent: float = 0.0
@@ -95,7 +95,8 @@ class Curve:
             self.spent += time.process_time() - self.resumed
         self.seconds.append(self.spent)
         self.accuracy.append(accuracy(self.data, feature_fn))
-        self.note(self.spent, self.accuracy[-1])
+        if self.note:
+            self.note(self.spent, self.accuracy[-1])
         self.resumed = time.process_time()
 
 
@@ -219,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise ValueError(f"unknown recipe {', '.join(unknown)}; there are: {', '.join(offered)}")
     everything = {recipe.name: _quick(recipe) if options.quick else recipe for recipe in (*RECIPES, *ladder())}
     preset = SMOKE if options.quick else PRESET
-    evaluations = 2 if options.quick else LADDER_EVALUATIONS if options.ladder else EVALUATIONS
+    evaluations = _evaluations(options)
     data = load(options.validate, 200 if options.quick else 5000)
     if not options.cost:
         how = {"preset": preset, "evaluations": evaluations, "validate": options.validate}
@@ -230,6 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
     rows = _standing(options, preset, offered)
     print(json.dumps(rows, indent=1) if options.json else table(rows))
     return 0
+
+
+def _evaluations(options) -> int:
+    if options.quick:
+        return 2
+    return LADDER_EVALUATIONS if options.ladder else EVALUATIONS
 
 
 def _quick(recipe: AnyRecipe) -> AnyRecipe:

@@ -18,7 +18,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.peers import PEERS, Work
+from benchmarks.ours import Work
+from benchmarks.peers import PEERS
+from benchmarks.step_text import text
 from jepa_lab import records
 
 SIZES = {
@@ -31,11 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def flops_per_sample(work: Work, ours: bool = True) -> dict[str, int]:
     """Floating-point operations of the reference step's matrix products for one image, counted from the shapes.
 
-    A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output 2
-    D^2,
-    the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch embedding,
-    whose
-    input needs no gradient. Elementwise work, norms and the optimiser count nothing.
+    A product of [a, b] and [b, c] is 2abc. A block on N tokens of width D costs N(24 D^2 + 4ND): qkv 6 D^2, output
+    2 D^2, the two of the MLP 16 D^2, scores and weighted sum 4ND. Backward is twice forward, except at the patch
+    embedding, whose input needs no gradient. Elementwise work, norms and the optimiser count nothing.
 
     Ours computes less: only the context's patches are embedded for it, and the predictor's last block computes its
     queries
@@ -71,8 +71,8 @@ class Child:
         threads = str(settings["threads"])
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "benchmarks.peers", name, precision, str(path), json.dumps(settings)]
-        self.errors = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "-m", "benchmarks.contender", name, precision, str(path), json.dumps(settings)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by `end`)
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
@@ -132,8 +132,8 @@ def measure(work: Work, rounds: int, threads: int, warmup: int, only: list[str])
 def best_rates(steps: dict) -> dict[str, dict]:
     """The ceiling at each precision: the fastest matrix product of the run, in GFLOP per CPU second."""
     best, found = {}, {}
-    for one in steps.get(("ceiling", "both"), []):
-        for product, rate in one.items():
+    for rates in steps.get(("ceiling", "both"), []):
+        for product, rate in rates.items():
             best[product] = max(rate, best.get(product, 0.0))
     for precision in ("float32", "bf16"):
         rates = {
@@ -156,7 +156,7 @@ def table(measured: dict, work: Work) -> list[dict]:
     for (name, precision), answers in measured["steps"].items():
         if name == "ceiling":
             continue
-        rates = [work.batch_size / one["cpu_s"] for one in answers]
+        rates = [work.batch_size / answer["cpu_s"] for answer in answers]
         top, flops = (
             ceilings.get(precision, {}).get("gflop_per_cpu_s"),
             sum(flops_per_sample(work, name == "ours").values()),
@@ -168,7 +168,7 @@ def table(measured: dict, work: Work) -> list[dict]:
                 "as_shipped": name == "ours" or precision == "float32",
                 "samples_per_cpu_s": max(rates),
                 "samples_per_cpu_s_median": statistics.median(rates),
-                "samples_per_wall_s": work.batch_size / min(one["wall_s"] for one in answers),
+                "samples_per_wall_s": work.batch_size / min(answer["wall_s"] for answer in answers),
                 "share_of_ceiling": max(rates) * flops / 1e9 / top if top else None,
                 "peak_rss_mb": answers[-1]["peak_rss_mb"],
                 "step_rss_mb": answers[-1]["peak_rss_mb"] - answers[-1]["rss_before_mb"],
@@ -179,14 +179,14 @@ def table(measured: dict, work: Work) -> list[dict]:
 
 
 def lead(measured: dict, rows: list[dict], precisions: tuple[str, ...]) -> dict | None:
-    """Our best row against the best peer's of these precisions: by best step, and the median over rounds of the ratio."""
+    """Our best row over the best peer's at these precisions: by best step, and the median over rounds of the ratio."""
     ours = [row for row in rows if row["contender"] == "ours"]
     peers = [row for row in rows if row["contender"] != "ours" and row["precision"] in precisions]
     if not ours or not peers:
         return None
 
     def seconds(row: dict) -> list[float]:
-        return [one["cpu_s"] for one in measured["steps"][row["contender"], row["precision"]]]
+        return [answer["cpu_s"] for answer in measured["steps"][row["contender"], row["precision"]]]
 
     pairs = [statistics.median(b / a for a, b in zip(seconds(ours[0]), seconds(peer))) for peer in peers]
     return {
@@ -197,7 +197,7 @@ def lead(measured: dict, rows: list[dict], precisions: tuple[str, ...]) -> dict 
 
 
 def same_work(rows: list[dict]) -> float | None:
-    """Largest relative difference between a float32 peer's first losses and ours: the same function, not only its size."""
+    """Largest relative difference between a float32 peer's first losses and ours: near 0 for equal work."""
     first = {row["contender"]: row["losses"] for row in rows if row["precision"] == "float32"}
     ours = first.pop("ours", None)
     if not ours or not first:
@@ -242,45 +242,6 @@ def report(work: Work, rounds: int, threads: int, warmup: int = 3, only: list[st
         "rounds": rounds,
         "versions": {name: version(name) for name in ("torch", "timm", "lightly", "simulusion", "pyjepa")},
     }
-
-
-def text(found: dict) -> str:
-    """The report for people."""
-    total, theirs = (sum(found[whose].values()) for whose in ("mflop_per_sample", "mflop_per_sample_of_peers"))
-    lines = [
-        f"{found['device']}, {found['threads']} thread(s), load {found['load']['before'][0]:.1f} before and {found['load']['after'][0]:.1f} after",
-        f"one step: batch {found['work']['batch_size']}, {total:.0f} MFLOP a sample ("
-        + ", ".join(f"{part} {count:.0f}" for part, count in found["mflop_per_sample"].items())
-        + f"), a peer's {theirs:.0f}; {found['rounds']} rounds",
-        *(
-            f"ceiling {p}: {c['gflop_per_cpu_s']:.0f} GFLOP per CPU second ({c['found_at']})"
-            for p, c in found["ceilings"].items()
-        ),
-        "",
-        f"{'contender':<12}{'precision':<20}{'samples/CPU-s':>14}{'median':>9}{'of ceiling':>12}{'peak MB':>9}{'step MB':>9}",
-    ]
-    for row in found["rows"]:
-        share = "" if row["share_of_ceiling"] is None else f"{row['share_of_ceiling']:.0%}"
-        precision = row["precision"] + ("" if row["as_shipped"] else ", added here")
-        lines.append(
-            f"{row['contender']:<12}{precision:<20}{row['samples_per_cpu_s']:>14.1f}{row['samples_per_cpu_s_median']:>9.1f}"
-            f"{share:>12}{row['peak_rss_mb']:>9.0f}{row['step_rss_mb']:>9.0f}"
-        )
-    lines += ["", *(f"{name} was not run: {reason}" for name, reason in found["skipped"].items())]
-    for which, words in (("as_shipped", "best peer as it ships"), ("bf16", "best peer with bf16 autocast added")):
-        one = found["leads"][which]
-        lines.append(
-            f"ours against the {words}: "
-            + (f"{one['best']:.2f}x ({one['peer']}), median of rounds {one['median']:.2f}x" if one else "no such peer")
-        )
-    if found["largest_loss_difference"] is not None:
-        lines.append(
-            f"same work: the first losses of every float32 contender agree within {found['largest_loss_difference']:.0e} of ours"
-        )
-    if found["preparation_share"] is not None:
-        lines.append(f"masks and batch preparation: {found['preparation_share']:.2%} of our fastest step")
-    lines.append(f"import of the engine on top of torch: {found['import_s']:.2f} CPU seconds")
-    return "\n".join(lines)
 
 
 def main(options) -> int:

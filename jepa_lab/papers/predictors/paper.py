@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from jepa_lab import configs, distributed, image_world, losses, masks
 from jepa_lab.experiment import Arm
 from jepa_lab.image_world import ImageData
@@ -153,7 +155,7 @@ def _paper() -> Config:
 # Arms: I-JEPA with one part changed
 
 
-def sigreg(cfg: Config, device: str = "cpu") -> Callable:
+def sigreg(cfg: Config, device: torch.device | str = "cpu") -> Callable:
     """The SIGReg term at the config's weight and width."""
     return partial(sigreg_term, weight=cfg.sigreg_weight, directions_DS=random_directions(cfg.width, device))
 
