@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from benchmarks.ours import Work, batches, inputs, ours, preparation
 from benchmarks.peers import PEERS, theirs
 
-
 MEASURED_FLOP = 1e10  # per matrix product and measurement, at least one product
 
 
