@@ -78,10 +78,10 @@ def judge(
     if half is None:
         return Verdict(mean, None, None, 1, "inconclusive")
     low, high = mean - half, mean + half
-    return Verdict(mean, low, high, len(gains), _word(low, high, margin, len(gains)))
+    return Verdict(mean, low, high, len(gains), _verdict_word(low, high, margin, len(gains)))
 
 
-def _word(low: float, high: float, margin: float, n_seeds: int) -> str:
+def _verdict_word(low: float, high: float, margin: float, n_seeds: int) -> str:
     if n_seeds >= MIN_SEEDS and low > margin:
         return "supported"
     if n_seeds >= MIN_SEEDS and high < margin:

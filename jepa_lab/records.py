@@ -216,6 +216,3 @@ def _numbers(values: Iterable) -> list[float]:
 
 def _short(number: float) -> float | None:
     return float(f"{number:.6g}") if math.isfinite(number) else None
-
-
-Run = Record  # until every paper uses the new name

@@ -12,7 +12,7 @@ from jepa_lab.provenance import PACKAGE, REPO
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook of the book; ``name`` is its file name without the ending, e.g. 01_masking."""
+    """One notebook of the book; `name` is its file name without the ending, e.g. 01_masking."""
 
     name: str
     root: Path
