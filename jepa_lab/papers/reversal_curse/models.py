@@ -104,10 +104,15 @@ class TokenAR(nn.Module):
         self.blocks, self.memory = blocks, memory
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
-        self.head = self.tokens.weight if tied else nn.Parameter(0.02 * torch.randn(vocabulary, width))
+        self.untied_head = None if tied else nn.Parameter(0.02 * torch.randn(vocabulary, width))
         self.relational, self.padded = num_relations > 0, bool((names == PAD).any())
         self.register_buffer("names", names, persistent=False)
         self.register_buffer("spelling", spelling(names), persistent=False)
+
+    @property
+    def head(self) -> Float[Tensor, "V D"]:
+        """The output head: the input embedding where both are tied."""
+        return self.tokens.weight if self.untied_head is None else self.untied_head
 
     def question(
         self, first_B: Int64[Tensor, " B"], second_B: Int64[Tensor, " B"]
