@@ -81,7 +81,7 @@ EMA_MEMORY = 0.05
 
 SMOKE = Config(
     num_steps=8,
-    ema_memory=EMA_MEMORY,
+    ema_memory=0.5,  # 4 steps: the share of longer runs would be less than one, which is no EMA at all
     log_every=4,
     batch_size=16,
     width=32,

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepa_lab import losses
 from jepa_lab.data.ecg.records import LEADS
 from jepa_lab.encoders import Encoder, init_linear
+from jepa_lab.masks import Masks
 from jepa_lab.objectives import JEPA
 from jepa_lab.papers.ecg_jepa.config import Config
 from jepa_lab.predictors import Predictor
@@ -58,11 +59,12 @@ def simclr(cfg: Config, grid: tuple[int]) -> JEPA:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Two augmented views of every record: the tokens of each, the gains of its leads, and its noise."""
+class Views(Masks):
+    """Two augmented views of every record: context_idx and target_idx are their tokens, the latter as one block.
 
-    context_idx: Int64[Tensor, "B C"]
-    target_idx: Int64[Tensor, "B 1 C"]
+    Every lead of a view has a gain of its own, and every number its noise.
+    """
+
     gain_BVL: Float[Tensor, "B V L"]
     noise_BVNP: Float[Tensor, "B V N P"]
 
@@ -86,7 +88,7 @@ def two_views(
     idx_BVC = start_BV[..., None] + torch.arange(size, device=device)
     log_gain_BVL = torch.randn(batch_size, 2, NUM_LEADS, generator=generator, device=device)
     noise_BVNP = torch.randn(batch_size, 2, length, NUM_LEADS * patch, generator=generator, device=device)
-    return Views(idx_BVC[:, 0], idx_BVC[:, 1:], torch.exp(spread[0] * log_gain_BVL), spread[1] * noise_BVNP)
+    return Views(idx_BVC[:, 0], idx_BVC[:, 1:], grid, torch.exp(spread[0] * log_gain_BVL), spread[1] * noise_BVNP)
 
 
 def augmented(

@@ -1,4 +1,4 @@
-"""Multi-label scores: the AUC is the chance it says, refuses what has none, and the probe learns each label by itself."""
+"""Multi-label scores: the AUC is the chance it says and refuses what has none; the probe learns each label alone."""
 
 import pytest
 import torch
