@@ -13,7 +13,7 @@ from jepa_lab.papers.predictors.paper import Config
 Cell = tuple[float, float]  # constant EMA decay, factor on the predictor's learning rate
 
 
-def phase(cfg: Config, data: ImageData, seed: int) -> dict[Cell, dict[str, list[float]]]:
+def phase(cfg: Config, data: ImageData, seed: int, progress: bool = True) -> dict[Cell, dict[str, list[float]]]:
     """Histories of small I-JEPAs by cell, trained as one ensemble.
 
     All share the start, the batches and the masks; width and depth are small, so that a map is affordable.
@@ -29,6 +29,7 @@ def phase(cfg: Config, data: ImageData, seed: int) -> dict[Cell, dict[str, list[
         arm.task,
         measure=experiment.collapse_panel(data.probe[:300], data.to_batch, sampler),
         predictor_lr=[factor for _, factor in cells],
+        progress=progress,
     )
     return {cell: member.history for cell, member in zip(cells, trained.members)}
 

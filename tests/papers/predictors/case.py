@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
-from images_case import squares
+from images_case import on_meta, squares
+from torch import nn
 
 from jepa_lab.experiment import Arm
 from jepa_lab.papers.predictors import paper
 from jepa_lab.papers.predictors.phase import phase
+
+TOLERANCE = 5e-3  # relative, of golden numbers on other kinds of computers
 
 
 def arms() -> tuple[paper.Config, dict[str, Arm]]:
@@ -16,5 +19,10 @@ def arms() -> tuple[paper.Config, dict[str, Arm]]:
 
 def numbers() -> dict[str, list[float]]:
     """The losses of every cell of the phase diagram."""
-    cells = phase(paper.preset("smoke"), squares(), 0)
+    cells = phase(paper.preset("smoke"), squares(), 0, progress=False)
     return {f"phase {cell}": history["loss"] for cell, history in cells.items()}
+
+
+def paper_size() -> dict[str, tuple[nn.Module, float]]:
+    """ViT-L/16: 307 million weights with its [cls] token (Dosovitskiy et al. 2021, table 1)."""
+    return {"encoder": (on_meta(paper).encoder, 307e6)}

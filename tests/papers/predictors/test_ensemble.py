@@ -12,10 +12,12 @@ from functools import partial
 import pytest
 import torch
 
-from jepa_lab import masks, train
+from jepa_lab import experiment, masks, train
 from jepa_lab.encoders import Encoder
-from jepa_lab.papers.predictors import phase as ensembles
+from jepa_lab.objectives import JEPA
+from jepa_lab.papers.predictors import ensemble
 from jepa_lab.predictors import Predictor
+from jepa_lab.tasks import TokenTask
 
 GRID, PATCH_DIM, WIDTH = (4, 4), 9, 16
 CFG = train.Config(num_steps=12, batch_size=8, log_every=4)
@@ -25,43 +27,48 @@ DATA = torch.randint(0, 256, (40, 16, PATCH_DIM), dtype=torch.uint8, generator=t
 
 def tiny(seed=0, width=WIDTH):
     torch.manual_seed(seed)
-    return train.JEPA(Encoder(GRID, PATCH_DIM, width, 2, 2), Predictor(GRID, width, 8, 1, 2, width))
+    return JEPA(Encoder(GRID, PATCH_DIM, width, 2, 2), Predictor(GRID, width, 8, 1, 2, width))
 
 
 def to_batch(patches):
     return (patches.float() - 128) / 64
 
 
+def task_of(patches=DATA, sampler=SAMPLER):
+    return TokenTask(patches, to_batch, sampler)
+
+
 def together(seeds, cfgs=CFG, starts=None, patches=DATA, **how):
-    ensemble = ensembles.stack([tiny(s) for s in (starts or seeds)], seeds)
-    return ensembles.fit(ensemble, cfgs, patches, to_batch, SAMPLER, progress=False, **how)
+    stacked = ensemble.stack([tiny(s) for s in (starts or seeds)], seeds)
+    return ensemble.fit(stacked, cfgs, task_of(patches), progress=False, **how)
 
 
 def apart(seed, cfg=CFG, start=None, patches=DATA, **how):
-    run = train.start(tiny(seed if start is None else start), seed, "cpu")
-    return train.fit(run, cfg, patches, to_batch, SAMPLER, progress=False, **how)
+    state = train.start(tiny(seed if start is None else start), cfg, seed, "cpu")
+    return train.fit(state, cfg, task_of(patches), progress=False, **how)
 
 
-def weights(run):
+def weights(state):
     parts = []
-    for name, p in run.model.named_parameters():
+    for name, p in state.model.named_parameters():
         query_key_value = p.detach().chunk(3) if name.endswith("qkv.bias") else None
         parts += [query_key_value[0], query_key_value[2]] if query_key_value else [p.detach().flatten()]
     return torch.cat(parts)
 
 
-def assert_same(member, run):
-    assert member.history.keys() == run.history.keys() and member.bad_steps == run.bad_steps
-    for name, values in run.history.items():
+def assert_same(member, state):
+    assert member.history.keys() == state.history.keys() and member.bad_steps == state.bad_steps
+    for name, values in state.history.items():
         assert member.history[name] == pytest.approx(values, rel=1e-5 if name == "loss" else 1e-3, nan_ok=True), name
-    torch.testing.assert_close(weights(member), weights(run), rtol=0, atol=1e-4)
+    torch.testing.assert_close(weights(member), weights(state), rtol=0, atol=1e-4)
 
 
 def test_a_member_equals_its_separate_run():
-    ensemble = together((0, 1, 5), watch=DATA[:30])
-    for member, seed in zip(ensemble.runs, (0, 1, 5)):
-        assert_same(member, apart(seed, watch=DATA[:30]))
-    assert (weights(ensemble.runs[0]) - weights(ensemble.runs[1])).abs().max() > 0.1
+    panel = experiment.collapse_panel(DATA[:30], to_batch, SAMPLER)
+    members = together((0, 1, 5), measure=panel).members
+    for member, seed in zip(members, (0, 1, 5)):
+        assert_same(member, apart(seed, measure=panel))
+    assert (weights(members[0]) - weights(members[1])).abs().max() > 0.1
 
 
 def test_members_of_one_seed_share_their_batches_and_still_equal_separate_runs():
@@ -71,10 +78,10 @@ def test_members_of_one_seed_share_their_batches_and_still_equal_separate_runs()
         calls.append(batch_size)
         return SAMPLER(batch_size, generator)
 
-    ensemble = ensembles.stack([tiny(3), tiny(4)], (9, 9))
-    ensembles.fit(ensemble, CFG, DATA, to_batch, counted, progress=False)
+    stacked = ensemble.stack([tiny(3), tiny(4)], (9, 9))
+    ensemble.fit(stacked, CFG, task_of(sampler=counted), progress=False)
     assert len(calls) == CFG.num_steps
-    for member, start in zip(ensemble.runs, (3, 4)):
+    for member, start in zip(stacked.members, (3, 4)):
         assert_same(member, apart(9, start=start))
 
 
@@ -84,28 +91,26 @@ def test_each_member_keeps_its_own_settings():
         replace(CFG, lr=1e-2, warmup=0.5, ema_decay=(0.5, 0.9)),
         replace(CFG, ema_decay=(0.0, 0.0), weight_decay=(1.0, 2.0), clip_norm=1e-3),
     ]
-    ensemble = together((2, 2, 6), cfgs)
-    for member, cfg, seed in zip(ensemble.runs, cfgs, (2, 2, 6)):
+    members = together((2, 2, 6), cfgs).members
+    for member, cfg, seed in zip(members, cfgs, (2, 2, 6)):
         assert_same(member, apart(seed, cfg))
-    copied = ensemble.runs[2].model
-    assert torch.equal(copied.encoder.embed.weight, copied.target_encoder.embed.weight)  # no memory at decay 0
+    copied = members[2].model  # no memory at decay 0
+    assert torch.equal(copied.encoder.tokens.embed.weight, copied.target_encoder.tokens.embed.weight)
 
 
-def test_the_predictor_has_a_rate_of_its_own(monkeypatch):
-    """AdamW's move is linear in its rate, so a separate run that keeps a share of every move of the predictor is the
-    reference.
-    """
-    ensemble, update = together((0, 0), predictor_lr=(0.1, 3.0)), train.update
-    for member, factor in zip(ensemble.runs, (0.1, 3.0)):
+def test_the_predictor_can_have_a_rate_of_its_own(monkeypatch):
+    """The move of AdamW is linear in its rate: the reference keeps a share of every move of the predictor."""
+    members, update = together((0, 0), predictor_lr=(0.1, 3.0)).members, train.update
 
-        def scaled(run, loss, cfg):
-            before = copy.deepcopy(run.model.predictor.state_dict())
-            ok = update(run, loss, cfg)
-            for name, p in run.model.predictor.named_parameters():
-                p.data = before[name] + factor * (p.data - before[name])
-            return ok
+    def scaled(state, cfg, loss, factor):
+        before = copy.deepcopy(state.model.predictor.state_dict())
+        ok = update(state, cfg, loss)
+        for name, p in state.model.predictor.named_parameters():
+            p.data = before[name] + factor * (p.data - before[name])
+        return ok
 
-        monkeypatch.setattr(train, "update", scaled)
+    for member, factor in zip(members, (0.1, 3.0)):
+        monkeypatch.setattr(train, "update", partial(scaled, factor=factor))
         assert_same(member, apart(0))
 
 
@@ -113,10 +118,10 @@ def test_a_bad_batch_of_one_member_is_skipped_by_it_alone():
     damaged = DATA.float()
     damaged[3] = torch.nan  # every seed meets it at another step
     cfg = replace(CFG, num_steps=14, log_every=1)
-    ensemble = together((0, 1, 5), cfg, patches=damaged)
-    for member, seed in zip(ensemble.runs, (0, 1, 5)):
+    members = together((0, 1, 5), cfg, patches=damaged).members
+    for member, seed in zip(members, (0, 1, 5)):
         assert_same(member, apart(seed, cfg, patches=damaged))
-    bad = [tuple(torch.tensor(run.history["loss"]).isnan().nonzero().flatten().tolist()) for run in ensemble.runs]
+    bad = [tuple(torch.tensor(m.history["loss"]).isnan().nonzero().flatten().tolist()) for m in members]
     assert len(set(bad)) == 3 and min(map(len, bad)) > 0
 
 
@@ -124,12 +129,11 @@ def test_a_member_that_is_lost_stands_still_and_the_others_go_on():
     models = [tiny(0), tiny(1)]
     models[0].predictor.out.bias.data[0] = torch.inf
     before = copy.deepcopy(models[0].state_dict())
-    ensemble = ensembles.fit(
-        ensembles.stack(models, (0, 1)), replace(CFG, max_bad_steps=3), DATA, to_batch, SAMPLER, progress=False
-    )
+    stacked = ensemble.stack(models, (0, 1))
+    lost, healthy = ensemble.fit(stacked, replace(CFG, max_bad_steps=3), task_of(), progress=False).members
     assert all(torch.equal(p, before[name]) for name, p in models[0].state_dict().items())
-    assert ensemble.runs[0].bad_steps == CFG.num_steps and torch.tensor(ensemble.runs[0].history["loss"]).isnan().all()
-    assert_same(ensemble.runs[1], apart(1))
+    assert lost.bad_steps == CFG.num_steps and torch.tensor(lost.history["loss"]).isnan().all()
+    assert_same(healthy, apart(1))
 
 
 def test_when_every_member_is_lost_the_run_stops():
@@ -139,18 +143,18 @@ def test_when_every_member_is_lost_the_run_stops():
 
 def test_one_member_alone_works_and_goes_on_where_it_stopped():
     model = tiny(4)
-    ensemble = ensembles.stack([model], [4])
-    run = train.start(tiny(4), 4, "cpu")
+    stacked = ensemble.stack([model], [4])
+    state = train.start(tiny(4), CFG, 4, "cpu")
     for steps in (3, 7):
-        ensembles.fit(ensemble, replace(CFG, num_steps=steps), DATA, to_batch, SAMPLER, progress=False)
-        train.fit(run, replace(CFG, num_steps=steps), DATA, to_batch, SAMPLER, progress=False)
-    assert ensemble.runs[0].model is model and ensemble.step == 7
-    assert_same(ensemble.runs[0], run)
+        ensemble.fit(stacked, replace(CFG, num_steps=steps), task_of(), progress=False)
+        train.fit(state, replace(CFG, num_steps=steps), task_of(), progress=False)
+    assert stacked.members[0].model is model and stacked.step == 7
+    assert_same(stacked.members[0], state)
 
 
 def test_bf16_members_stay_near_separate_bf16_runs():
     cfg = replace(CFG, precision="bf16")
-    for member, seed in zip(together((0, 1), cfg).runs, (0, 1)):
+    for member, seed in zip(together((0, 1), cfg).members, (0, 1)):
         assert member.history["loss"] == pytest.approx(apart(seed, cfg).history["loss"], rel=5e-3)
 
 
@@ -163,23 +167,21 @@ def sizes_by_seed(batch_size, generator):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: ensembles.stack([], []), "at least one model"),
-        (lambda: ensembles.stack([tiny(), tiny()], [0]), "2 models and 1 seeds"),
-        (lambda: ensembles.stack([tiny()] * 2, [0, 1]), "one model stands for several members"),
-        (lambda: ensembles.stack([], [1]), "0 models and 1 seeds"),
-        (lambda: ensembles.stack([tiny(), tiny(), tiny(width=32)], [0, 1, 2]), r"those at \[2\] differ"),
+        (lambda: ensemble.stack([], []), "at least one model"),
+        (lambda: ensemble.stack([tiny(), tiny()], [0]), "2 models and 1 seeds"),
+        (lambda: ensemble.stack([tiny()] * 2, [0, 1]), "one model stands for several members"),
+        (lambda: ensemble.stack([], [1]), "0 models and 1 seeds"),
+        (lambda: ensemble.stack([tiny(), tiny(), tiny(width=32)], [0, 1, 2]), r"those at \[2\] differ"),
         (lambda: together((0, 1), patches=DATA.to("meta")), "on one device, but the members on cpu, the data on meta"),
-        (lambda: together((0, 1), watch=DATA.to("meta")), "the watched data on meta"),
         (lambda: together((0, 1), [CFG]), "cfgs has 1 entries for 2 members"),
         (lambda: together((0, 1), predictor_lr=(1.0, 1.0, 1.0)), "predictor_lr has 3 entries for 2 members"),
         (lambda: together((0, 1), [CFG, replace(CFG, batch_size=4, num_steps=9)]), "share num_steps, batch_size"),
         (lambda: together((0, 1), replace(CFG, batch_size=64)), "cannot fill one batch"),
         (
-            lambda: ensembles.fit(
-                ensembles.stack([tiny(), tiny()], (0, 1)), CFG, DATA, to_batch, sizes_by_seed, progress=False
-            ),
+            lambda: ensemble.fit(ensemble.stack([tiny(), tiny()], (0, 1)), CFG, task_of(sampler=sizes_by_seed)),
             "another size for every seed",
         ),
+        (lambda: together((0, 1), replace(CFG, optimizer="muon")), "trains with optimizer adamw only"),
     ],
 )
 def test_bad_input_gets_one_clear_error(call, says):
