@@ -33,41 +33,40 @@ def code_files(chapter: str, package: Path = PACKAGE, script: Path | None = None
     """
     script = script or package.parent / "notebooks" / f"{chapter}.py"
     slug = chapter.partition("_")[2]
-    waiting = list((package / "papers" / slug).rglob("*.py")) if slug else []
+    paper = list((package / "papers" / slug).rglob("*.py")) if slug else []
+    waiting = {path.relative_to(package).as_posix() for path in paper}
     if script.is_file():
-        waiting += _imported_files(script, package)
-    reached = set()
+        waiting |= _imported(script.read_text(encoding="utf-8"))
+    seen, reached = set(), set()
     while waiting:
-        path = waiting.pop()
-        if path not in reached:
+        name = waiting.pop()
+        seen.add(name)
+        path = package / name
+        if path.is_file():
             reached.add(path)
-            waiting += _imported_files(path, package)
+            waiting |= _imported(path.read_text(encoding="utf-8")) - seen
     beside = {p for folder in {path.parent for path in reached} for p in folder.iterdir() if p.suffix in PAGE_SUFFIXES}
     return sorted(reached | beside)
 
 
-def _imported_files(path: Path, package: Path) -> list[Path]:
-    """The package's files that one file imports, the __init__.py of their folders among them."""
-    found = []
-    for name in _imported_names(path.read_text(encoding="utf-8"), package.name):
-        place = package
-        for part in name.split(".")[1:]:
-            found.append(place / "__init__.py")
-            place = place / part
-        found += [place.with_suffix(".py"), place / "__init__.py"]
-    return [file for file in found if file.is_file()]
-
-
 @cache
-def _imported_names(source: str, package: str) -> frozenset[str]:
-    """{'jepa_lab.data.images', 'jepa_lab.data.images.digits', …}: a name may be a module or something in it."""
-    names = set()
+def _imported(source: str) -> frozenset[str]:
+    """The files of the package that the source may import: 'data/images.py', 'data/__init__.py', and so on.
+
+    `from jepa_lab.data import images` does not tell a module from a function, so some of the files do not exist.
+    """
+    modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(name for name in names if name.split(".")[0] == package)
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    files = set()
+    for parts in [module.split(".") for module in modules]:
+        if parts[0] == PACKAGE.name:
+            files |= {"/".join([*parts[1:end], "__init__.py"]) for end in range(1, len(parts) + 1)}
+            files |= {"/".join(parts[1:end]) + ".py" for end in range(2, len(parts) + 1)}
+    return frozenset(files)
 
 
 def git_commit() -> str | None:

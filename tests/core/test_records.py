@@ -262,7 +262,7 @@ def test_touching_each_file_makes_the_right_chapters_stale(copied_package):
 def test_a_shared_room_makes_only_those_chapters_stale_that_import_it(copied_package):
     trained = {"01_masking", "02_predictors", "07_ecg_jepa"}
     reach = {chapter: provenance.code_files(chapter, copied_package) for chapter in CHAPTERS}
-    assert {chapter for chapter in CHAPTERS if copied_package / "masks.py" in reach[chapter]} >= trained
+    assert {chapter for chapter in CHAPTERS if copied_package / "train.py" in reach[chapter]} >= trained
     assert {chapter for chapter in CHAPTERS if copied_package / "data/ecg/simulator.py" in reach[chapter]} == {
         "07_ecg_jepa"
     }
