@@ -66,14 +66,7 @@ def cluttered(
     if distractors is None:  # no fragment of the object itself: the draw is a step from image i to another image
         step_NF = scenery["which"] % (len(images) - 1) + 1
         scenery["which"] = (torch.arange(len(images))[:, None] + step_NF) % len(images)
-    painted = torch.empty(len(images), canvas, canvas, dtype=torch.uint8)
-    masks = torch.empty(painted.shape, dtype=torch.bool)
-    for first in range(0, len(images), chunk):
-        rows = slice(first, first + chunk)
-        scene_NSS = canvases.paint_scenery({key: value[rows] for key, value in scenery.items()}, others, canvas)
-        drawn = {key: value[rows] for key, value in objects.items()}
-        scene_NSS, masks[rows] = canvases.paint_objects(scene_NSS, images[rows], drawn)
-        painted[rows] = (255 * scene_NSS).round().to(torch.uint8)
+    painted, masks = _paint(images, others, objects, scenery, canvas, chunk)
     empty = ~masks.flatten(1).any(1)
     if bool(empty.any()):
         raise DataError(f"{image_set.name}: image {int(empty.nonzero()[0])} is empty; leave it out")
@@ -89,6 +82,21 @@ def cluttered(
         kind="generated",
         classes=image_set.classes,
     )
+
+
+def _paint(
+    images: Tensor, others: Tensor, objects: dict[str, Tensor], scenery: dict[str, Tensor], canvas: int, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Canvases and masks, `chunk` at a time."""
+    painted = torch.empty(len(images), canvas, canvas, dtype=torch.uint8)
+    masks = torch.empty(painted.shape, dtype=torch.bool)
+    for first in range(0, len(images), chunk):
+        rows = slice(first, first + chunk)
+        scene_NSS = canvases.paint_scenery({key: value[rows] for key, value in scenery.items()}, others, canvas)
+        drawn = {key: value[rows] for key, value in objects.items()}
+        scene_NSS, masks[rows] = canvases.paint_objects(scene_NSS, images[rows], drawn)
+        painted[rows] = (255 * scene_NSS).round().to(torch.uint8)
+    return painted, masks
 
 
 def object_crops(canvas_set: CanvasSet, size: int = 28) -> UInt8[Tensor, "N size size"]:

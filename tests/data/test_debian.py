@@ -66,7 +66,7 @@ def test_debian_troubles_are_named_and_leave_nothing(debian, tmp_path, monkeypat
     assert left(tmp_path) == []
 
 
-def test_machine_without_apt_is_told_so(debian, tmp_path, monkeypatch):
+def test_machine_without_apt_is_named_as_such(debian, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DataError, match="has no apt-get"):
         fetch.fetch("toy", root=tmp_path)

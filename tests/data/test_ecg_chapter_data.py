@@ -51,6 +51,7 @@ def write_ptb_xl(folder, n=320):
     (folder / "scp_statements.csv").write_text(STATEMENTS)
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:.* resamples lack positives")
 def test_the_reference_model_trains_on_ptb_xl_where_it_is_and_counts_what_it_refuses(tmp_path, monkeypatch, capsys):
     write_ptb_xl(tmp_path / "data" / "ptb-xl")
     cut = tmp_path / "data" / "ptb-xl" / "records100" / "00000" / "00011_lr.dat"

@@ -13,7 +13,7 @@ from jepa_lab.data.ecg.folders import databases, wfdb_folder
 from jepa_lab.data.ecg.sets import scorable
 from jepa_lab.data.sources.archives import DataError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")  # inside wfdb 4.3.1
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # inside wfdb 4.3.1
 
 
 def test_a_truncated_matlab_file_is_refused_and_counted(tmp_path):

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_lab.data.facts import generated as facts
-from jepa_lab.data.facts import real as real_facts
+from jepa_lab.data.facts import generated
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -24,9 +23,9 @@ def rows(table: torch.Tensor) -> set:
 @repeatable
 @given(st.integers(1, 6), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**31))
 def test_group_a_is_taught_both_ways_and_group_b_one_way_with_the_other_as_the_test(pairs, half_a, half_b, seed):
-    world = facts.generate(2 * half_a, 2 * half_b, pairs, None, rng(seed))
-    assert rows(world.taught) == rows(facts.reverse(world.taught)) and len(world.taught) == 2 * half_a * pairs
-    assert torch.equal(world.reversed, facts.reverse(world.atomic)) and len(world.atomic) == half_b * pairs
+    world = generated.generate(2 * half_a, 2 * half_b, pairs, None, rng(seed))
+    assert rows(world.taught) == rows(generated.reverse(world.taught)) and len(world.taught) == 2 * half_a * pairs
+    assert torch.equal(world.reversed, generated.reverse(world.atomic)) and len(world.atomic) == half_b * pairs
     assert not rows(world.train) & rows(world.reversed)
     assert int(world.taught[:, [0, 2]].max()) < 2 * half_a <= int(world.atomic[:, [0, 2]].min())
 
@@ -34,7 +33,7 @@ def test_group_a_is_taught_both_ways_and_group_b_one_way_with_the_other_as_the_t
 @repeatable
 @given(st.integers(1, 4), st.integers(1, 15), st.integers(0, 2**31))
 def test_every_relation_pairs_its_group_perfectly(pairs, half, seed):
-    world = facts.generate(2 * half, 2 * half, pairs, None, rng(seed))
+    world = generated.generate(2 * half, 2 * half, pairs, None, rng(seed))
     partners = world.partners()
     assert bool((partners >= 0).all())
     everyone = torch.arange(4 * half)
@@ -43,28 +42,28 @@ def test_every_relation_pairs_its_group_perfectly(pairs, half, seed):
 
 
 def test_both_directions_of_group_b_are_taught_about_equally_often():
-    world = facts.generate(2, 4000, 1, None, rng())
+    world = generated.generate(2, 4000, 1, None, rng())
     assert 0.45 < float((world.atomic[:, 1] == 0).float().mean()) < 0.55
 
 
 @repeatable
 @given(st.integers(1, 8), st.integers(8, 20), st.integers(0, 2**31))
 def test_a_multiplicity_of_m_means_that_every_name_token_serves_exactly_m_entities(m, pool, seed):
-    names = facts.surface_names(m * pool, m, rng(seed))
+    names = generated.surface_names(m * pool, m, rng(seed))
     assert names.shape == (m * pool, 2) and len(names.unique(dim=0)) == m * pool
     assert bool((names[:, 0].bincount() == m).all()) and bool((names[:, 1].bincount()[pool:] == m).all())
     assert not rows(names[:, :1]) & rows(names[:, 1:])
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another():
-    one, same, other = (facts.generate(20, 12, 2, 2, rng(s)) for s in (0, 0, 1))
+    one, same, other = (generated.generate(20, 12, 2, 2, rng(s)) for s in (0, 0, 1))
     assert torch.equal(one.train, same.train) and torch.equal(one.names, same.names)
     assert not torch.equal(one.train, other.train)
 
 
 def test_a_concept_level_world_has_the_vocabulary_of_the_paper():
-    world = facts.generate(50, 30, 6, None, rng())
-    assert world.vocabulary == 80 + 12 + 2 and int(world.names.min()) == facts.FIRST_RELATION + 12
+    world = generated.generate(50, 30, 6, None, rng())
+    assert world.vocabulary == 80 + 12 + 2 and int(world.names.min()) == generated.FIRST_RELATION + 12
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,9 @@ def test_a_concept_level_world_has_the_vocabulary_of_the_paper():
 )
 def test_worlds_that_cannot_be_are_refused_with_the_reason(change, reason):
     with pytest.raises(ValueError, match=reason):
-        facts.generate(**(dict(num_taught=20, num_tested=12, num_pairs=2, multiplicity=2, generator=rng()) | change))
+        generated.generate(
+            **(dict(num_taught=20, num_tested=12, num_pairs=2, multiplicity=2, generator=rng()) | change)
+        )
 
 
 def both_ways(world, row):
@@ -95,8 +96,8 @@ def one_way(world):
 
 
 def broken(**changes):
-    world = facts.generate(20, 12, 2, 2, rng())
-    return facts.check(replace(world, **{name: change(world) for name, change in changes.items()}))
+    world = generated.generate(20, 12, 2, 2, rng())
+    return generated.check(replace(world, **{name: change(world) for name, change in changes.items()}))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def broken(**changes):
             dict(
                 taught=lambda w: w.taught[w.taught[:, 1] > 1],
                 atomic=one_way,
-                reversed=lambda w: facts.reverse(one_way(w)),
+                reversed=lambda w: generated.reverse(one_way(w)),
             ),
             "entity 1 has two partners in relation pair 0",
         ),
@@ -126,112 +127,3 @@ def broken(**changes):
 def test_worlds_that_leak_or_collide_are_refused_with_the_reason(changes, reason):
     with pytest.raises(ValueError, match=reason):
         broken(**changes)
-
-
-def test_countries_are_real_one_to_one_facts_and_leak_nothing():
-    world = real_facts.countries(rng())
-    labels, told = world.labels, rows(world.train)
-    at = {label: i for i, label in enumerate(labels)}
-    france = [at[x] for x in ("France", "Paris", "FR", "FRA")]
-    known = rows(torch.cat([world.train, world.reversed]))
-    assert all(
-        (france[0], 2 * p, france[p + 1]) in known and (france[p + 1], 2 * p + 1, france[0]) in known for p in range(3)
-    )
-    assert len(set(labels)) == len(labels) and not told & rows(world.reversed)
-    assert abs(len(world.atomic) / (len(world.atomic) + len(world.taught) / 2) - 0.375) < 0.01
-    assert int((world.names[at["FR"]] > 0).sum()) == 2 and int((world.names[at["France"]] > 0).sum()) == 1
-
-
-def test_codes_share_their_letters_and_words_stay_apart():
-    world = real_facts.countries(rng())
-    at = {label: i for i, label in enumerate(world.labels)}
-    assert world.names[at["FR"], -1] == world.names[at["FRA"], -2] and not set(
-        world.names[at["FR"], -2:].tolist()
-    ) & set(world.names[at["Paris"]].tolist())
-
-
-@pytest.mark.parametrize("tested", [0.0, 1.0])
-def test_a_share_that_leaves_a_group_empty_is_refused(tested):
-    with pytest.raises(ValueError, match="one of the groups empty"):
-        real_facts.countries(rng(), tested=tested)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{}",
-        "[]",
-        '{"rows": [1, 2]}',
-        '{"rows": [["a", "b", "c", 4]]}',
-        '{"rows": []}',
-        '{"rows": [["a", "b", "c"]]}',
-        '{"rows": [["a", "b", "c", "d"], ["e", "b", "f", "g"]]}',
-    ],
-)
-def test_a_broken_table_is_refused(tmp_path, text):
-    (tmp_path / "table.json").write_text(text)
-    with pytest.raises(ValueError, match="four different names"):
-        real_facts.countries(rng(), table=tmp_path / "table.json")
-
-
-def test_made_up_persons_have_different_names_that_share_words():
-    world = real_facts.persons(facts.generate(20, 12, 2, 2, rng()))
-    assert len(set(world.labels)) == 32 and len({name.split()[0] for name in world.labels}) == 16
-    assert world.relations == ("teaches", "is taught by", "employs", "works for")
-    assert len({real_facts.word(i) for i in range(3000)}) == 3000
-    with pytest.raises(ValueError, match="7 relation pairs"):
-        real_facts.persons(facts.generate(20, 12, 7, 2, rng()))
-
-
-TYPED = """Ada Byron | teaches | Bob Stone
-? Eve Stone | teaches | Dan
-Bob Stone | employs | Eve Stone"""
-
-
-def test_typed_facts_become_a_world():
-    world = real_facts.typed(TYPED, "teaches | is taught by\nemploys | works for")
-    assert world.labels == ("Ada Byron", "Bob Stone", "Eve Stone", "Dan")
-    assert rows(world.taught) == {(0, 0, 1), (1, 1, 0), (1, 2, 2), (2, 3, 1)}
-    assert rows(world.atomic) == {(2, 0, 3)} and rows(world.reversed) == {(3, 1, 2)}
-    assert world.names[1, -1] == world.names[2, -1]
-
-
-@pytest.mark.parametrize(
-    "text, relations, reason",
-    [
-        (
-            TYPED + "\nAda | teaches",
-            "teaches | is taught by\nemploys | works for",
-            "fact line 4: 'Ada | teaches' should be 3 parts",
-        ),
-        (TYPED, "teaches | is taught by", "no relation 'employs'; there are: teaches, is taught by"),
-        (TYPED, "teaches | is taught by\nemploys | teaches", "all different"),
-        (TYPED, "teaches", "relation line 1"),
-        ("Ada | teaches | Bob", "teaches | is taught by", "at least one fact"),
-        ("", "teaches | is taught by", "at least one fact"),
-        (
-            TYPED + "\nAda Byron | teaches | Bob Stone",
-            "teaches | is taught by\nemploys | works for",
-            "fact line 4: line 1 has already said who 'Ada Byron' belongs with",
-        ),
-        (
-            TYPED + "\n\nDan | is taught by | Eve Stone",
-            "teaches | is taught by\nemploys | works for",
-            "fact line 5: line 2 has already said who 'Dan' belongs with",
-        ),
-        (
-            "Ada | teaches | Bob\n? Dan | teaches | Eve\n? Eve | teaches | Fay",
-            "teaches | is taught by",
-            "fact line 3: line 2 has already said who 'Eve'",
-        ),
-        (
-            "Ada | teaches | Bob\n? Dan | teaches | Eve\n? Fay | teaches | Eve",
-            "teaches | is taught by",
-            "fact line 3: line 2 has already said who 'Eve'",
-        ),
-        ("Ada | teaches | Ada\n? Dan | teaches | Eve", "teaches | is taught by", "fact line 1 relates 'Ada' to itself"),
-    ],
-)
-def test_typed_facts_that_cannot_be_used_are_refused_with_the_line(text, relations, reason):
-    with pytest.raises(ValueError, match=reason.replace("|", r"\|")):
-        real_facts.typed(text, relations)

@@ -133,13 +133,13 @@ def unreachable(monkeypatch, server):
 
 def test_stand_in_is_announced_and_carries_its_own_name(server, unreachable, tmp_path, capsys):
     loaded = images.fashion_mnist("test", root=tmp_path)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
         loaded.name == "digits (scikit-learn), fallback [test]"
         and loaded.classes[3] == "3"
         and loaded.images.shape[1:] == (28, 28)
     )
-    assert "WARNING" in said and "404" in said and "digits (scikit-learn)" in said
+    assert "WARNING" in printed and "404" in printed and "digits (scikit-learn)" in printed
     assert fetch.describe(tmp_path)[0]["cached"] == "digits (scikit-learn), fallback"
     with pytest.raises(DataError, match="stands in for it"):
         fetch.verify("fashion-mnist", root=tmp_path)

@@ -10,7 +10,7 @@ from jepa_lab.data.ecg.ptb_xl import TASKS, ptb_xl, ptb_xl_folder
 from jepa_lab.data.ecg.sets import by_fold
 from jepa_lab.data.sources.archives import DataError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")  # inside wfdb 4.3.1
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # inside wfdb 4.3.1
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from jepa_lab.data.ecg.folders import wfdb_folder
 from jepa_lab.data.ecg.leads import LEADS
 from jepa_lab.data.ecg.wfdb import RecordError, read_record
 
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")  # inside wfdb 4.3.1
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # inside wfdb 4.3.1
 
 
 @pytest.mark.parametrize("rate", [100, 250, 400, 500, 1000])

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import wfdb
 from scipy.io import savemat
 
 from jepa_lab.data.ecg.leads import LEADS, limb_leads
@@ -23,6 +22,8 @@ def beats(rate=100, seconds=10.0, seed=0):
 
 def write(folder, name, signal, rate=100, leads=LEADS, units="mV", fmt="16", gain=1000.0):
     """One record as PhysioNet has them: format 16, 1000 units per mV, the baseline at 0."""
+    import wfdb  # here, so that a test can ignore the warnings of its import
+
     folder.mkdir(parents=True, exist_ok=True)
     n = signal.shape[1]
     wfdb.wrsamp(

@@ -54,18 +54,16 @@ def generate(
     names of two tokens, each used by that many entities.
     Raises ValueError for impossible numbers, and for a problem that forward chaining cannot solve.
     """
-    counts = {"per_value": per_value, "num_problems": num_problems, "branching": branching}
-    counts |= {"depth": depth, "links": links}
-    _check(modulus, increments, counts, dead, held_out)
+    _check(modulus, increments, dead, held_out)
+    _check_counts(per_value=per_value, num_problems=num_problems, branching=branching, depth=depth, links=links)
     tree = _Tree(modulus, per_value, increments, links, dead, generator)
     for _ in range(num_problems):
         tree.problem(branching, depth)
     core = torch.arange(modulus + 1, modulus + 1 + modulus * per_value)
-    core_values = (core - modulus - 1) % modulus
+    values = torch.tensor([*range(modulus), -1, *((core - modulus - 1) % modulus).tolist(), *tree.values])
     rules = _rules(modulus, per_value, increments, generator)
     rules = rules[torch.randperm(len(rules), generator=generator)]
     taught_rules = rules[: max(1, round((1 - held_out) * len(rules)))]
-    values = torch.tensor([*range(modulus), -1, *core_values.tolist(), *tree.values])
     train = torch.cat([_is(core, values, modulus), taught_rules, torch.tensor(tree.facts)]).unique(dim=0)
     known, rounds = solve(train, values, torch.arange(len(values)) <= modulus)
     if bool((~known).any()):
@@ -76,16 +74,21 @@ def generate(
     return Sums(names, vocabulary, modulus, values, train, answers, inner, rounds[targets])
 
 
-def _check(modulus: int, increments: tuple[int, int], counts: dict[str, int], dead: float, held_out: float) -> None:
+def _check(modulus: int, increments: tuple[int, int], dead: float, held_out: float) -> None:
     """Raise ValueError for numbers that make no problem."""
-    for name, count, least in (("modulus", modulus, 3), *((name, count, 1) for name, count in counts.items())):
-        if count < least:
-            raise ValueError(f"{name} must be at least {least}, got {count}")
+    if modulus < 3:
+        raise ValueError(f"modulus must be at least 3, got {modulus}")
     if not 0 <= dead <= 1 or not 0 <= held_out < 1:
         reason = "held_out must leave some sums to teach"
         raise ValueError(f"dead and held_out are shares: got {dead} and {held_out}; {reason}")
     if len({step % modulus for step in increments} - {0}) < 2:
         raise ValueError(f"increments {increments} must differ from each other and from 0 modulo {modulus}")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def _is(entities: Tensor, values: Tensor, sign: int) -> Tensor:
