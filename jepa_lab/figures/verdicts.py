@@ -108,7 +108,7 @@ def _values_in_words(name: str, study: Mapping, this_run: Mapping, paper: Mappin
     if len(values) > 0:
         mean, half = mean_and_half_width(values)
         spread = f" ± {half:.2g}" if half is not None else ""
-        parts.append(f"study mean {mean:.4g}{spread} over {len(values)} seeds")
+        parts.append(f"study mean {mean:.4g}{spread} over {len(values)} seed{'s' * (len(values) > 1)}")
     parts += [f"{who} {held[name]:.4g}" for who, held in ((THIS_RUN, this_run), ("paper", paper)) if name in held]
     return ", ".join(parts)
 

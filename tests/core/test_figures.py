@@ -86,44 +86,39 @@ def test_the_collapse_panel_has_one_plot_per_metric_and_one_line_per_run_in_it()
     assert heads[0].startswith("loss") and "1 = collapsed" in heads[1]
 
 
-def test_the_claim_figure_shows_seeds_interval_today_and_paper():
+def test_the_claim_figure_shows_seeds_interval_this_run_and_paper():
     fig = figures.claim_figure(
         {"ours": [1.0, 2.0, 3.0], "control": [0.5, 0.6, 0.7]}, {"ours": 2.5}, "accuracy", paper={"ours": 4.0}
     )
     named = {trace.name: trace for trace in reversed(fig.data)}  # the first of each name
     assert list(named["study, one seed each"].x) == [1.0, 2.0, 3.0]
     assert named["mean, 95 % interval"].x[0] == pytest.approx(2.0)
-    assert named["mean, 95 % interval"].error_x.array[0] == pytest.approx(
-        4.302652729911275 * 1 / 3**0.5
-    )  # t(2) sd / sqrt(3)
-    assert list(named["today's run"].x) == [2.5] and list(named["the paper"].x) == [4.0]
+    half_width = 4.302652729911275 / 3**0.5  # t(2) sd / sqrt(3)
+    assert named["mean, 95 % interval"].error_x.array[0] == pytest.approx(half_width)
+    assert list(named[figures.THIS_RUN].x) == [2.5] and list(named["the paper"].x) == [4.0]
     assert sum(bool(trace.showlegend) for trace in fig.data if trace.name.startswith(("study", "mean"))) == 2
-    assert "study mean 2 ± 2.5 over 3 seeds, today 2.5, paper 4" in fig.layout.meta["description"]
+    assert "study mean 2 ± 2.5 over 3 seeds, this page's run 2.5, paper 4" in fig.layout.meta["description"]
 
 
-def test_the_claim_figure_draws_today_alone_before_there_is_a_study():
+def test_the_claim_figure_draws_this_run_alone_before_there_is_a_study():
     fig = figures.claim_figure({}, {"ours": 1.0, "control": 0.5}, "accuracy")
     assert len(fig.data) == 1 and list(fig.data[0].x) == [1.0, 0.5]
 
 
 def test_one_seed_has_no_interval():
-    mean, half = figures.mean_interval([2.0])
-    assert mean == 2.0 and half != half
+    fig = figures.claim_figure({"ours": [2.0]}, {}, "accuracy")
+    assert fig.data[1].error_x.array[0] == 0
+    assert fig.layout.meta["description"] == "accuracy. ours: study mean 2 over 1 seed."
 
 
 def test_a_slider_has_one_frame_and_one_step_per_label_and_the_data_of_each():
     steps = [(f"{k} blocks", figures.curves({"ours": (X, [k, k, k])}, "x", "y")) for k in range(4)]
     fig = figures.with_slider(steps, "blocks")
-    assert (
-        [frame.name for frame in fig.frames]
-        == [step.label for step in fig.layout.sliders[0].steps]
-        == [f"{k} blocks" for k in range(4)]
-    )
-    assert [list(frame.data[0].y) for frame in fig.frames] == [[k, k, k] for k in range(4)] and list(fig.data[0].y) == [
-        0,
-        0,
-        0,
-    ]
+    labels = [f"{k} blocks" for k in range(4)]
+    assert [frame.name for frame in fig.frames] == labels
+    assert [step.label for step in fig.layout.sliders[0].steps] == labels
+    assert [list(frame.data[0].y) for frame in fig.frames] == [[k, k, k] for k in range(4)]
+    assert list(fig.data[0].y) == [0, 0, 0]
     assert all(step.method == "animate" and list(step.args[0]) == [step.label] for step in fig.layout.sliders[0].steps)
     assert "blocks" in fig.layout.meta["description"] and len(steps[0][1].frames) == 0  # the input is left alone
 
@@ -137,12 +132,12 @@ def test_frames_with_other_traces_are_refused():
 
 
 def test_every_figure_carries_the_sentence_it_was_given():
-    said = "Loss falls\n for both runs."
+    words = "Loss falls\n for both runs."
     drawn = [
-        figures.curves({"a": (X, Y)}, "x", "y", description=said),
-        figures.collapse_panel({"a": {"loss": (X, Y)}}, description=said),
-        figures.claim_figure({}, {"a": 1.0}, "y", description=said),
-        figures.with_slider([("1", figures.curves({"a": (X, Y)}, "x", "y"))], "k", description=said),
+        figures.curves({"a": (X, Y)}, "x", "y", description=words),
+        figures.collapse_panel({"a": {"loss": (X, Y)}}, description=words),
+        figures.claim_figure({}, {"a": 1.0}, "y", description=words),
+        figures.with_slider([("1", figures.curves({"a": (X, Y)}, "x", "y"))], "k", description=words),
     ]
     assert {fig.layout.meta["description"] for fig in drawn} == {"Loss falls for both runs."}
 
@@ -158,15 +153,17 @@ def test_the_verdict_table_names_verdicts_in_words_and_escapes_text():
         verdict="not supported",
         n_seeds=1,
     )
-    html = figures.verdict_table([row], caption="Today").data
-    assert (
-        "a &lt; b" in html
-        and "not supported" in re.sub("<[^>]+>", "", html)
-        and "1.23" in html
-        and html.count("<tr>") == 2
-    )
+    html = figures.verdict_table([row], caption="Verdicts").data
+    assert "a &lt; b" in html and "not supported" in re.sub("<[^>]+>", "", html)
+    assert "1.23" in html and html.count("<tr>") == 2
     with pytest.raises(ValueError, match="none of supported"):
         figures.badge("maybe")
+
+
+def test_a_table_escapes_its_text_and_names_its_rows():
+    html = figures.table("Costs & gains", ["arm", "points"], [["a < b", 1.5], ["c", "d"]]).data
+    assert "Costs &amp; gains</caption>" in html and '<th scope="row">a &lt; b</th><td>1.5</td>' in html
+    assert html.count('scope="col"') == 2 and html.count("<tr>") == 3
 
 
 def test_image_grid_keeps_every_pixel_in_its_place():

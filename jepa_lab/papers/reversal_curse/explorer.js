@@ -41,7 +41,7 @@ const SIGNS = { right: "✓", partner: "◐", other: "✗" };
 const MEANINGS = { right: "right", partner: "another partner: right people, wrong relation", other: "wrong" };
 
 const name = (data, id) => data.labels[id] ?? `#${id}`;
-const section = (title, ...parts) => element("section", { class: "jl-f-card" }, element("h4", {}, title), ...parts);
+const section = (title, ...parts) => element("section", { class: "jl-f-card" }, element("h3", {}, title), ...parts);
 const tableWithCaption = (caption, heads, rows) => table(caption, heads, rows, caption);
 
 /** A row of the table of answers: model, sign and answer, rank of the right entity. */

@@ -2,16 +2,15 @@
 
 import base64
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
-from in_browser import chromium, served, visit
+from explorer_page import explorer_pages, faults, fits, javascript
 
-from jepa_lab.data.ecg import records as data_ecg
-from jepa_lab.papers.ecg_jepa import explorer as ecg
+from jepa_lab.data.ecg.records import LEADS
+from jepa_lab.papers.ecg_jepa import explorer
+from jepa_lab.papers.ecg_jepa.explorer_data import viewer_data
 
 WAVES = (
     (-0.2, 0.025, (0.1, 0.12, 0.04)),
@@ -21,6 +20,7 @@ WAVES = (
 )
 CHEST = ((-0.35, 1.1), (-0.1, 1.6), (0.35, 1.5), (0.8, 0.9), (1.0, 0.3), (0.95, 0.0))
 PATCHES = 40
+PRINTED = ["I", "aVR", "V1", "V4", "II", "aVL", "V2", "V5", "III", "aVF", "V3", "V6"]
 
 
 def heart(rr: float = 0.8, rate: int = 100, seconds: int = 10) -> torch.Tensor:
@@ -65,21 +65,21 @@ def three() -> list[dict]:
 
 
 def test_the_page_gets_every_lead_to_five_microvolts_and_neighbours_by_distance():
-    shown = ecg.viewer_data(three(), "title", "caption")
+    shown = viewer_data(three(), "title", "caption")
     packed = np.frombuffer(base64.b64decode(shown["records"][0]["leads"]), "<i2").reshape(12, 1000)
     assert np.abs(shown["step"] * packed - heart().numpy()).max() <= 0.0026
-    assert [n["record"] for n in shown["records"][0]["neighbours"]] == [1, 2] and shown["leads"] == list(data_ecg.LEADS)
+    assert [n["record"] for n in shown["records"][0]["neighbours"]] == [1, 2] and shown["leads"] == list(LEADS)
     assert json.loads(json.dumps(shown)) == shown, "plain values, so that the page can hold it"
 
 
 def test_records_of_the_page_can_be_stored_and_shown_again():
-    shown = ecg.viewer_data(three())
-    assert ecg.viewer_data(json.loads(json.dumps(shown))["records"]) == shown
+    shown = viewer_data(three())
+    assert viewer_data(json.loads(json.dumps(shown))["records"]) == shown
 
 
 def test_eight_ten_second_records_at_500_hz_fit_a_page_and_keep_their_beats():
     fast = heart(rate=500)
-    shown = ecg.viewer_data([record(f"r{i}", leads=fast.half(), rate=500) for i in range(8)])
+    shown = viewer_data([record(f"r{i}", leads=fast.half(), rate=500) for i in range(8)])
     assert (
         len(json.dumps(shown)) < 400_000
         and shown["records"][0]["rate"] == 100
@@ -88,7 +88,7 @@ def test_eight_ten_second_records_at_500_hz_fit_a_page_and_keep_their_beats():
     packed = np.frombuffer(base64.b64decode(shown["records"][0]["leads"]), "<i2").reshape(12, 1000)
     assert 0.005 * packed[1].max() > 0.85 * float(fast[1].max()), "a very sharp R wave loses less than a seventh"
     with pytest.raises(ValueError, match="kB of a page: show fewer"):
-        ecg.viewer_data([record(f"r{i}") for i in range(14)])
+        viewer_data([record(f"r{i}") for i in range(14)])
 
 
 def nan_lead() -> torch.Tensor:
@@ -128,18 +128,18 @@ REFUSED = {
 @pytest.mark.parametrize("changed, reason", REFUSED.values(), ids=REFUSED)
 def test_malformed_records_are_refused_with_the_reason(changed, reason):
     with pytest.raises(ValueError, match=reason):
-        ecg.viewer([{**three()[0], "neighbours": [], **changed}, *three()[1:]])
+        explorer.viewer([{**three()[0], "neighbours": [], **changed}, *three()[1:]])
 
 
 def test_a_viewer_without_records_or_fields_is_refused():
     with pytest.raises(ValueError, match="at least one record"):
-        ecg.viewer([])
+        explorer.viewer([])
     with pytest.raises(ValueError, match="'x' lacks leads, patches"):
-        ecg.viewer([{"name": "x", "rate": 100}])
+        explorer.viewer([{"name": "x", "rate": 100}])
 
 
 def test_the_widget_carries_its_data_and_asks_the_network_for_nothing():
-    state = ecg.viewer(three(), caption="made in a test").get_state()
+    state = explorer.viewer(three(), caption="made in a test").get_state()
     code = state["_esm"] + state["_css"]
     assert state["data"]["caption"] == "made in a test" and len(state["data"]["records"]) == 3
     assert (
@@ -154,12 +154,9 @@ def test_the_widget_carries_its_data_and_asks_the_network_for_nothing():
 
 def test_the_figure_draws_each_lead_in_its_own_time_on_paper_and_shades_the_hidden():
     signals = heart()
-    figure = ecg.twelve_leads(signals, 100, hidden=[4, 5, 30], patches=PATCHES, title="made here")
+    figure = explorer.twelve_leads(signals, 100, hidden=[4, 5, 30], patches=PATCHES, title="made here")
     leads = {trace.name: trace for trace in figure.data[2:14]}
-    assert (
-        list(leads) == ["I", "aVR", "V1", "V4", "II", "aVL", "V2", "V5", "III", "aVF", "V3", "V6"]
-        and figure.data[14].name == "II"
-    )
+    assert list(leads) == PRINTED and figure.data[14].name == "II"
     assert (
         leads["V2"].x[0] == 5.0
         and np.allclose(leads["V2"].customdata, signals[7, 500:750])
@@ -174,7 +171,7 @@ def test_the_figure_draws_each_lead_in_its_own_time_on_paper_and_shades_the_hidd
     fine = [x for x in figure.data[0].x if x is not None]
     assert fine[2] - fine[0] == pytest.approx(0.04) and figure.layout.yaxis.scaleratio == pytest.approx(10 / 25)
     with pytest.raises(ValueError, match="need patches"):
-        ecg.twelve_leads(signals, 100, hidden=[1])
+        explorer.twelve_leads(signals, 100, hidden=[1])
 
 
 def test_the_live_viewer_shows_a_readers_record_beside_the_references(tmp_path, capsys):
@@ -185,26 +182,26 @@ def test_the_live_viewer_shows_a_readers_record_beside_the_references(tmp_path, 
         "mine",
         250,
         ["mV"] * 12,
-        list(data_ecg.LEADS),
+        list(LEADS),
         fast.T.double().numpy(),
         fmt=["16"] * 12,
         write_dir=str(tmp_path),
     )
     said = {"patches": PATCHES, "diagnoses": ["AF?"], "neighbours": [{"record": 1, "distance": 0.5}]}
-    own, *others = ecg._own_record(str(tmp_path / "mine.hea"), lambda signals: said, three(), 100, 10)
+    own, *others = explorer._own_record(str(tmp_path / "mine.hea"), lambda signals: said, three(), 100, 10)
     assert (
         own["name"] == "mine"
         and own["leads"].shape == (12, 1000)
         and own["neighbours"] == [{"record": 2, "distance": 0.5}]
     )
     assert [n["record"] for n in others[0]["neighbours"]] == [3, 2]
-    assert len(ecg.viewer([own, *others]).data["records"]) == 4
-    ecg.live_viewer(lambda signals: said, three(), path=str(tmp_path / "mine"))
-    assert "EcgViewer" in capsys.readouterr().out, "displayed; without a notebook that is its name"
+    assert len(explorer.viewer([own, *others]).data["records"]) == 4
+    explorer.live_viewer(lambda signals: said, three(), path=str(tmp_path / "mine"))
+    assert "ecg_jepa_explorer" in capsys.readouterr().out, "displayed; without a notebook that is its name"
 
 
 def test_the_live_viewer_says_in_one_line_why_it_cannot_read(capsys, tmp_path):
-    field, _ = ecg.live_viewer(lambda signals: {}, three()).children
+    field, _ = explorer.live_viewer(lambda signals: {}, three()).children
     assert "Type the path" in capsys.readouterr().out
     field.value = str(tmp_path / "nowhere")
     said = capsys.readouterr().out.replace("\x1b[2K\r", "")  # how a terminal clears the line before
@@ -214,40 +211,17 @@ def test_the_live_viewer_says_in_one_line_why_it_cannot_read(capsys, tmp_path):
 # ---- in the page -----------------------------------------------------------------------------------
 
 
-def test_the_page_unpacks_what_python_packed():
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node: the browser tests below read voltages through the same code")
-    module = "data:text/javascript;base64," + base64.b64encode((ecg.HERE / "explorer.js").read_bytes()).decode()
-    shown = ecg.viewer_data(three())
-    call = f"m.decode({json.dumps(shown['records'][0])}, {shown['step']}).map((lead) => Array.from(lead))"
-    program = f'const m = await import("{module}"); console.log(JSON.stringify({call}));'
-    done = subprocess.run([node, "--input-type=module", "-"], input=program, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert torch.allclose(torch.tensor(json.loads(done.stdout)), heart(), atol=0.003)
-
-
-PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>ecg</title><meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,"><link rel="stylesheet" href="explorer.css"><style>{colours}</style></head><body><main><h1>ECG</h1><div id="here"></div></main>
-<script type="module">import {{ mount }} from "./explorer.js"; mount(document.getElementById("here"), {data});</script></body></html>"""
-DARK = "html { --pst-color-background: #14181e; --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af; --jl-accent: #6bb6e8; --jl-warm: #f0925a; background: #14181e; color: #ced6dd; }"
+def test_the_page_unpacks_what_python_packed(tmp_path, request):
+    shown = viewer_data(three())
+    run = javascript(explorer.SCRIPT, tmp_path, request)
+    found = run(f"m.decode({json.dumps(shown['records'][0])}, {shown['step']}).map((lead) => Array.from(lead))")
+    assert torch.allclose(torch.tensor(found), heart(), atol=0.003)
 
 
 @pytest.fixture(scope="module")
 def page_for(tmp_path_factory, browser_path):
-    folder = tmp_path_factory.mktemp("ecg")
-    for name in ("explorer.js", "ecg.css"):
-        shutil.copy(ecg.HERE / name, folder)
-    data = json.dumps(ecg.viewer_data(three(), "Three records", "Made in a test."))
-    for theme, colours in (("light", ""), ("dark", DARK)):
-        (folder / f"{theme}.html").write_text(PAGE.format(theme=theme, colours=colours, data=data))
-    with served(folder) as base, chromium(browser_path) as browser:
-
-        def open_at(width, theme="light"):
-            seen = visit(browser, base, theme, width=width)
-            seen.wait("document.querySelector('.jl-e-ink path')")
-            return seen
-
+    data, folder = viewer_data(three(), "Three records", "Made in a test."), tmp_path_factory.mktemp("ecg")
+    with explorer_pages(folder, browser_path, explorer.SCRIPT, data, ".jl-e-ink path") as open_at:
         yield open_at
 
 
@@ -258,21 +232,7 @@ def picture(page) -> str:
 def test_the_reader_chooses_what_is_hidden_and_sees_its_errors(page_for):
     seen = page_for(1400)
     page = seen.page
-    assert page.locator(".jl-e-names text").all_text_contents() == [
-        "I",
-        "aVR",
-        "V1",
-        "V4",
-        "II",
-        "aVL",
-        "V2",
-        "V5",
-        "III",
-        "aVF",
-        "V3",
-        "V6",
-        "II",
-    ]
+    assert page.locator(".jl-e-names text").all_text_contents() == [*PRINTED, "II"]
     assert page.locator(".jl-e-error").count() == 25 and page.locator(".jl-e-veil").count() == 2
     assert "Hidden by “blocks”: 25 of 40 patches (2.5–5.0 s, 6.3–10.0 s)" in picture(
         page
@@ -340,14 +300,12 @@ def test_the_window_follows_the_patch_and_the_layout_follows_the_width(page_for)
     page.set_viewport_size({"width": 390, "height": 900})
     page.wait_for_function("document.querySelectorAll('.jl-e-names text').length === 12")
     assert page.get_by_role("button", name="Print-out").count() == 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert fits(page, 390)
 
 
 @pytest.mark.parametrize("width, theme", [(1400, "light"), (390, "dark")])
 def test_the_viewer_fits_and_passes_the_accessibility_rules(page_for, width, theme):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = page_for(width, theme).page
     page.get_by_label("Explain").select_option(label="AF")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"] == []
+    assert fits(page, width)
+    assert faults(page) == []

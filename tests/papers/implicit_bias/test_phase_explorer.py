@@ -2,20 +2,14 @@
 alone.
 """
 
-import base64
 import json
-import shutil
-import subprocess
 
 import pytest
 import torch
-from axe_playwright_python.sync_playwright import Axe
-from in_browser import chromium, served, visit
+from explorer_page import explorer_pages, faults, fits, javascript
 
-from jepa_lab.papers.implicit_bias import explorer as phase
-from jepa_lab.papers.implicit_bias import theory
+from jepa_lab.papers.implicit_bias import explorer, theory
 
-SCRIPT = phase.HERE / "explorer.js"
 GRID = [
     (o, lam, rho, depth, eps)
     for o in ("jepa", "mae")
@@ -27,41 +21,17 @@ GRID = [
 
 
 @pytest.fixture(scope="module")
-def browser(browser_path):
-    with chromium(browser_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def javascript(request):
-    """Runs an expression over the explorer's module ``m`` and returns its value: by node, else in the browser (which CI
-    demands).
-    """
-    module = "data:text/javascript;base64," + base64.b64encode(SCRIPT.read_bytes()).decode()
-    node = shutil.which("node")
-    if node is None:
-        page = request.getfixturevalue("browser").new_page()
-        return lambda expression: page.evaluate(
-            f'async () => {{ const m = await import("{module}"); return {expression}; }}'
-        )
-
-    def run(expression):
-        program = f'const m = await import("{module}"); console.log(JSON.stringify({expression}));'
-        done = subprocess.run(
-            [node, "--input-type=module", "-"], input=program, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
+def run(tmp_path_factory, request):
+    """The value of an expression over the explorer's module ``m``."""
+    return javascript(explorer.SCRIPT, tmp_path_factory.mktemp("module"), request)
 
 
 def one(value: float) -> torch.Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
-def test_the_page_finds_the_critical_times_of_python_to_a_millionth(javascript):
-    found = javascript(f"{json.dumps(GRID)}.map(([o, lam, rho, L, eps]) => m.criticalTime(o, lam, rho, L, eps))")
+def test_the_page_finds_the_critical_times_of_python_to_a_millionth(run):
+    found = run(f"{json.dumps(GRID)}.map(([o, lam, rho, L, eps]) => m.criticalTime(o, lam, rho, L, eps))")
     for (o, lam, rho, depth, eps), t in zip(GRID, found, strict=True):
         assert t == pytest.approx(float(theory.critical_time(o, one(lam), one(rho), depth, eps)), rel=1e-6), (
             o,
@@ -73,8 +43,8 @@ def test_the_page_finds_the_critical_times_of_python_to_a_millionth(javascript):
 
 
 @pytest.mark.parametrize("objective", ["jepa", "mae"])
-def test_the_page_draws_the_curves_of_python(javascript, objective):
-    found = javascript(f'm.learningCurve("{objective}", 0.7, 0.6, 3, 1e-3, 0.99, 161)')
+def test_the_page_draws_the_curves_of_python(run, objective):
+    found = run(f'm.learningCurve("{objective}", 0.7, 0.6, 3, 1e-3, 0.99, 161)')
     tau, share = theory.learning_curve(objective, one(0.7), one(0.6), 3, 1e-3, 0.99, 161)
     assert torch.allclose(torch.tensor(found["tau"], dtype=torch.float64), tau[0], rtol=1e-6)
     assert torch.allclose(torch.tensor(found["s"], dtype=torch.float64), share[0], rtol=1e-6)
@@ -83,8 +53,8 @@ def test_the_page_draws_the_curves_of_python(javascript, objective):
 @pytest.mark.parametrize(
     "lam, rho, depth, eps", [(1.0, 0.5, 4, 0.04), (0.0, 0.5, 2, 1e-3), (1.0, -1.0, 2, 1e-3), (1.0, 0.5, 3, 1e-3)]
 )
-def test_the_page_refuses_what_python_refuses(javascript, lam, rho, depth, eps):
-    said = javascript(f"m.refusal({lam}, {rho}, {depth}, {eps})")
+def test_the_page_refuses_what_python_refuses(run, lam, rho, depth, eps):
+    said = run(f"m.refusal({lam}, {rho}, {depth}, {eps})")
     try:
         theory.check(one(lam), one(rho), depth, eps)
         assert said == ""
@@ -92,8 +62,8 @@ def test_the_page_refuses_what_python_refuses(javascript, lam, rho, depth, eps):
         assert said != ""
 
 
-def test_the_page_orders_features_and_says_when_orders_are_opposite(javascript):
-    found = javascript("m.solve([{lam: 0.8, rho: 1.2}, {lam: 0.9, rho: 0.9}, {lam: 1, rho: 0.6}], 4, 1e-2)")
+def test_the_page_orders_features_and_says_when_orders_are_opposite(run):
+    found = run("m.solve([{lam: 0.8, rho: 1.2}, {lam: 0.9, rho: 0.9}, {lam: 1, rho: 0.6}], 4, 1e-2)")
     assert [f["index"] for f in found["order"]["jepa"]] == [0, 1, 2] and [
         f["index"] for f in found["order"]["mae"]
     ] == [2, 1, 0]
@@ -103,22 +73,22 @@ def test_the_page_orders_features_and_says_when_orders_are_opposite(javascript):
 def test_start_values_that_the_page_cannot_show_are_refused():
     for bad in (dict(features=[]), dict(depth=9), dict(log_eps=0.0), dict(features=[(-1.0, 0.5)])):
         with pytest.raises(ValueError):
-            phase.explorer_start(**bad)
+            explorer.explorer_start(**bad)
 
 
 def test_the_widget_carries_the_script_and_the_start():
-    widget = phase.phase_explorer([(1.0, 0.5)], depth=2, log_eps=-2)
-    assert widget.start == {"depth": 2, "log_eps": -2, "features": [[1.0, 0.5]]} and "learningCurve" in widget._esm
+    widget = explorer.phase_explorer([(1.0, 0.5)], depth=2, log_eps=-2)
+    assert widget.data == {"depth": 2, "log_eps": -2, "features": [[1.0, 0.5]]} and "learningCurve" in widget._esm
 
 
 def test_the_figure_with_a_kernel_names_both_orders_and_takes_simulated_points():
     lam, rho = torch.tensor([[1.0, 0.6], [0.5, 0.9]], dtype=torch.float64)
-    fig = phase.curves_figure(lam, rho, 1, 0.05, phase.matrices(lam, rho, 1, 0.05))
+    fig = explorer.curves_figure(lam, rho, 1, 0.05, explorer.matrices(lam, rho, 1, 0.05))
     assert len(fig.data) == 8 and "JEPA learns in the order" in fig.layout.meta["description"]
 
 
 def test_the_live_explorer_says_why_it_refuses_and_draws_again_when_it_can(capsys):
-    depth, log_eps, pairs, simulate, _ = phase.live_phase_explorer().children
+    depth, log_eps, pairs, simulate, _ = explorer.live_phase_explorer().children
     pairs.value = "1.0, -0.4"
     assert "rho must be positive" in capsys.readouterr().out
     pairs.value = "1.0, 0.4; 0.6, 0.9"
@@ -128,23 +98,15 @@ def test_the_live_explorer_says_why_it_refuses_and_draws_again_when_it_can(capsy
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phase")
-    for name in ("explorer.js", "phase.css"):
-        shutil.copy(phase.HERE / name, folder)
-    mount = f"import {{ mount }} from './explorer.js'; mount(document.querySelector('main'), {json.dumps(phase.explorer_start())});"
-    (folder / "index.html").write_text(
-        '<!doctype html><html lang="en"><title>explorer</title><meta name="viewport" content="width=device-width">'
-        f'<link rel="stylesheet" href="explorer.css"><body><main></main><script type="module">{mount}</script></body></html>'
-    )
-    with served(folder) as address:
-        yield address
+def page_for(tmp_path_factory, browser_path):
+    start, folder = explorer.explorer_start(), tmp_path_factory.mktemp("phase")
+    with explorer_pages(folder, browser_path, explorer.SCRIPT, start, ".jl-p-curve") as open_at:
+        yield open_at
 
 
 @pytest.fixture
-def seen(browser, site):
-    opened = visit(browser, site, "index", width=390)
-    opened.page.wait_for_selector(".jl-p-curve")
+def seen(page_for):
+    opened = page_for(390)
     yield opened
     assert opened.trouble == []
     opened.page.context.close()
@@ -159,19 +121,19 @@ def test_depth_turns_the_order_on_a_phone(seen):
     seen.page.get_by_label("Encoder depth L").fill("5")
     assert orders(seen) == ["JEPA learns B then A", "MAE learns A then B"]
     assert "Opposite orders" in seen.page.locator(".jl-p-verdict").inner_text()
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert fits(seen.page, 390)
 
 
 def test_features_move_by_drag_and_by_keyboard_and_can_be_added_and_removed(seen):
     page = seen.page
-    before = page.locator(".jl-p-table tbody tr").first.inner_text()
+    before = page.locator(".jl-x-table tbody tr").first.inner_text()
     handle = page.locator(".jl-p-handle").first.bounding_box()
     page.mouse.move(handle["x"] + 12, handle["y"] + 12)
     page.mouse.down()
     page.mouse.move(handle["x"] - 30, handle["y"] - 40, steps=4)
     page.mouse.up()
     dragged = page.get_by_label("λ of feature A").input_value()
-    assert float(dragged) < 1.0 and page.locator(".jl-p-table tbody tr").first.inner_text() != before
+    assert float(dragged) < 1.0 and page.locator(".jl-x-table tbody tr").first.inner_text() != before
     page.get_by_label("ρ of feature A").focus()
     page.keyboard.press("ArrowUp")
     page.get_by_label("λ of feature A").fill("2")
@@ -188,6 +150,6 @@ def test_a_feature_that_is_learned_at_the_start_is_named_not_drawn(seen):
     assert seen.page.locator(".jl-p-curve").count() == 2  # B alone, once per objective
 
 
-def test_the_explorer_has_no_serious_accessibility_fault(seen):
-    faults = [v for v in Axe().run(seen.page).response["violations"] if v["impact"] in ("serious", "critical")]
-    assert faults == []
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_explorer_passes_the_accessibility_rules(page_for, theme):
+    assert faults(page_for(390, theme).page) == []
