@@ -15,7 +15,11 @@ ABOUT_THE_EMA = {"EMA 0.9", "EMA 0.999"}
 
 def ema_weights(cfg) -> torch.Tensor:
     """Weights in the EMA copy at the end: of the random start, then of the encoder after each step."""
-    decays = torch.tensor([cfg.ema_decay_at(step) for step in range(cfg.num_steps)], dtype=torch.float64)
+    num_steps = cfg.num_steps
+    ends = cfg.ema_decay_at(0), cfg.ema_decay_at(num_steps)
+    decays = torch.linspace(*ends, num_steps + 1, dtype=torch.float64)[:-1]  # the schedule is linear
+    for step in (1, num_steps // 2, num_steps - 1):
+        assert float(decays[step]) == pytest.approx(cfg.ema_decay_at(step), abs=1e-12)
     kept = decays.flip(0).cumprod(0).flip(0)  # what the steps from k on leave of the copy before step k
     after = torch.cat([kept[1:], torch.ones(1, dtype=torch.float64)])
     return torch.cat([kept[:1], (1 - decays) * after])
