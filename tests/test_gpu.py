@@ -1,5 +1,4 @@
-"""What only a GPU can show: the same numbers as on a CPU, no wait inside the loop, compiled as uncompiled, exact
-resume.
+"""What only a GPU can show, for every paper's arms: the numbers of a CPU, no wait in a step, compiled as uncompiled.
 
 Skipped where there is none. Run it alone: pytest tests/test_gpu.py
 """
@@ -7,256 +6,159 @@ Skipped where there is none. Run it alone: pytest tests/test_gpu.py
 import copy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from types import MethodType
 
 import pytest
 import torch
-from test_golden import EXPERIMENTS, squares
-from test_reversal_curse import CFG as FACTS
+from every_paper import CALM, TESTS, TRAINED, Poisoned, arms, case, different, tensors, with_changes
 
-from jepa_lab import image_world as worlds
-from jepa_lab import train
-from jepa_lab.data.ecg import records as ecg
-from jepa_lab.data.ecg import simulator as ecg_simulator
-from jepa_lab.masks import Masks
-from jepa_lab.papers.ecg_jepa import paper as ecg_jepa
-from jepa_lab.papers.ecg_jepa import world as ecg_world
-from jepa_lab.papers.implicit_bias import paper as implicit_bias
-from jepa_lab.papers.masking import paper as masking
-from jepa_lab.papers.predictors import paper as predictors
-from jepa_lab.papers.predictors import phase as ensembles
-from jepa_lab.papers.reversal_curse import arms as fact_arms
-from jepa_lab.papers.reversal_curse import scores as recall
+from jepa_lab import runtime, train
+from jepa_lab.experiment import fresh_model, start_arm, train_arm
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-IMAGES = replace(masking.preset("smoke"), precision="float32")
-ECG = ecg_jepa.preset("smoke")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+every_trained_paper = pytest.mark.parametrize("slug", TRAINED)
 
 
-def records(device="cpu"):
-    return ecg_world.cut(
-        ecg.split(ecg_simulator.simulate(80, seed=0, rate=ECG.rate, seconds=ECG.seconds), (48, 16, 16)), ECG, device
-    )
+def moved(part, device):
+    """A task, an objective or an arm with all its tensors on the device."""
+    if isinstance(part, torch.Tensor):
+        return part.to(device)
+    if isinstance(part, partial):
+        return partial(moved(part.func, device), *moved(part.args, device), **moved(part.keywords, device))
+    if isinstance(part, MethodType):
+        return MethodType(part.__func__, moved(part.__self__, device))
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: moved(getattr(part, f.name), device) for f in fields(part) if f.init})
+    if isinstance(part, dict):
+        return {name: moved(value, device) for name, value in part.items()}
+    if type(part) is tuple:
+        return tuple(moved(value, device) for value in part)
+    return part
 
 
-def on_gpu(scene):
-    return replace(scene, patches=scene.patches.cuda(), probe=scene.probe.cuda())
+def on(device, slug, name, **changes):
+    """The arm's data on the device; its model is still built from data on the CPU."""
+    arm = arms(slug)[1][name]
+    there = replace(arm, task=moved(arm.task, device), objective=moved(arm.objective, device), measure=None)
+    return with_changes(there, log_every=1, **changes)
 
 
-def image_model(cfg, scene, arm, seed=0):
-    return worlds.model(replace(cfg, **(arm.changes or {})), scene.grid, scene.patches.shape[-1], seed, arm.predictor)
+@every_trained_paper
+def test_a_moved_arm_trains_as_the_arm_itself(slug):
+    """The check of this file's own helper, on any machine."""
+    cfg, found = arms(slug)
+    for name, arm in found.items():
+        pair = (with_changes(arm, num_steps=2), on("cpu", slug, name, num_steps=2))
+        states = [train_arm(cfg, one_arm, 0, progress=False, measure=None) for one_arm in pair]
+        assert different(*map(tensors, states)) == [], name
 
 
-def gradients(model):
-    return torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+def first_loss(slug, name, device):
+    """Loss and gradients of the first batch, which is drawn on the CPU."""
+    cfg, arm = arms(slug)[0], on(device, slug, name, **CALM)
+    task, cfg = arms(slug)[1][name].task, replace(cfg, **arm.changes)
+    model = fresh_model(cfg, arm, 0).to(device)
+    idx_B = torch.arange(cfg.batch_size)
+    drawn = task.draw(idx_B, torch.Generator().manual_seed(0))
+    loss, _ = runtime.Step(model, arm.objective)(moved(task.load(idx_B, drawn), device), moved(drawn, device))
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+    return loss.detach().cpu(), gradient
 
 
-def both(model, objective, patches, drawn):
-    """Loss and gradients of one objective on the CPU and on the GPU."""
-    for device in ("cpu", "cuda"):
-        here = copy.deepcopy(model).to(device)
-        loss = objective(
-            here, patches.to(device), Masks(drawn.context_idx.to(device), drawn.target_idx.to(device), drawn.grid)
-        )
-        loss.backward()
-        yield loss.detach().cpu(), gradients(here)
+@needs_gpu
+@every_trained_paper
+def test_loss_and_gradients_are_those_of_the_cpu(slug):
+    for name in arms(slug)[1]:
+        (loss, gradient), (loss_gpu, gradient_gpu) = (first_loss(slug, name, device) for device in ("cpu", "cuda"))
+        torch.testing.assert_close(loss_gpu, loss, rtol=1e-4, atol=1e-5, msg=name)
+        assert (gradient_gpu - gradient).norm() <= 2e-3 * gradient.norm() + 1e-7, name
 
 
-def same(pair):
-    (loss, grad), (loss_gpu, grad_gpu) = pair
-    torch.testing.assert_close(loss_gpu, loss, rtol=1e-4, atol=1e-5)
-    assert (grad_gpu - grad).norm() <= 2e-3 * grad.norm() + 1e-7
-
-
-@pytest.mark.parametrize("paper", [masking, predictors], ids=["01", "02"])
-def test_loss_and_gradients_of_every_image_arm_are_those_of_the_cpu(paper):
-    scene, cfg = squares(), replace(paper.preset("smoke"), precision="float32")
-    for name, arm in paper.arms(cfg, scene).items():
-        same(
-            both(
-                image_model(cfg, scene, arm),
-                arm.objective,
-                scene.to_batch(scene.patches[:32]),
-                arm.sampler(32, torch.Generator().manual_seed(0)),
-            )
-        )
-
-
-def test_loss_and_gradients_of_the_ecg_models_are_those_of_the_cpu():
-    scene = records()
-    for name in ("ECG-JEPA", "masked auto-encoder"):
-        arm = ecg_jepa.arms(ECG, scene)[name]
-        model = ecg_world.model(ECG, scene.grid, 0, arm.predictor)
-        same(
-            both(
-                model,
-                arm.objective,
-                scene.to_batch(scene.train.signals[:16]),
-                arm.sampler(16, torch.Generator().manual_seed(0)),
-            )
-        )
-
-
-@pytest.mark.parametrize("name", fact_arms.ARMS)
-def test_loss_and_gradients_of_every_fact_arm_are_those_of_the_cpu(name):
-    arm = fact_arms.ARMS[name]
-    world = fact_arms.world_of(FACTS, 0, arm.concept_level)
-    model = fact_arms.start(FACTS, arm, world.names, world.vocabulary, world.num_relations, 0).model
-    for p in model.parameters():
-        p.data.mul_(5) if p.ndim > 1 else None  # scores that differ
-    found = []
-    for device in ("cpu", "cuda"):
-        here = copy.deepcopy(model).to(device)
-        loss = fact_arms.loss_of(arm)(here, world.train[:64].to(device))
-        loss.backward()
-        found.append((loss.detach().cpu(), gradients(here)))
-    same(found)
-
-
-def test_every_sampler_draws_the_same_kind_of_masks_on_the_gpu():
-    scene = squares()
-    for name, arm in masking.arms(IMAGES, scene).items():
-        drawn = arm.sampler(64, torch.Generator("cuda").manual_seed(0))
-        assert drawn.context_idx.is_cuda and drawn.target_idx.is_cuda
-        like, tokens = arm.sampler(64, torch.Generator().manual_seed(0)), scene.grid[0] * scene.grid[1]
-        assert drawn.context_idx.shape == like.context_idx.shape and drawn.target_idx.shape == like.target_idx.shape
-        for seen, hidden in zip(drawn.context_idx.cpu(), drawn.target_idx.cpu()):
-            assert len(seen.unique()) == len(seen) and 0 <= int(seen.min()) <= int(seen.max()) < tokens
-            assert not set(seen.tolist()) & set(hidden.flatten().tolist())
-
-
-def quiet_steps(run, take_step, count=3):
-    """Steps of which all but the first, which allocates, raise where they wait for the device."""
-    for turn in range(count):
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error" if turn else "default")
-        try:
-            _, ok = take_step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        run.step += 1
-        assert bool(ok)
-
-
+@needs_gpu
+@every_trained_paper
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_no_step_waits_for_the_device(precision):
-    scene, beats = on_gpu(squares()), records("cuda")
-    cases = [
-        (
-            replace(IMAGES, precision=precision),
-            arm,
-            scene.to_batch,
-            scene.patches,
-            lambda cfg, arm: image_model(cfg, scene, arm),
-        )
-        for arm in masking.arms(IMAGES, scene).values()
-    ]
-    cases += [
-        (
-            replace(ECG, precision=precision),
-            arm,
-            beats.to_batch,
-            beats.train.signals,
-            lambda cfg, arm: ecg_world.model(cfg, beats.grid, 0, arm.predictor),
-        )
-        for arm in ecg_jepa.arms(ECG, beats).values()
-    ]
-    for cfg, arm, to_batch, data, build in cases:
-        run, batches = train.start(build(cfg, arm), 0, "cuda"), train.batch_indices(len(data), cfg.batch_size, 0)
-        step = train.wrap(run.model, arm.objective, compile=False)
-        quiet_steps(
-            run,
-            lambda: train.train_step(
-                run, cfg, step, to_batch, data, next(batches), arm.sampler(cfg.batch_size, run.generator)
-            ),
-        )
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_step_waits_for_the_device(slug, precision, optimizer):
+    for name in arms(slug)[1]:
+        arm = on("cuda", slug, name, precision=precision, optimizer=optimizer)
+        state, cfg = start_arm(arms(slug)[0], arm, 0)
+        step = runtime.wrap(state.model, arm.objective, compile=False)
+        batches = train.batch_indices(len(arm.task), cfg.batch_size, 0)
+        for turn in range(3):  # the first step allocates
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error" if turn else "default")
+            try:
+                _, _, ok = train.train_step(state, cfg, arm.task, step, next(batches))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            state.step += 1
+            assert bool(ok), name
 
 
-@pytest.mark.parametrize("name", fact_arms.ARMS)
-def test_no_step_on_facts_waits_for_the_device(name):
-    arm = fact_arms.ARMS[name]
-    world = fact_arms.world_of(FACTS, 0, arm.concept_level).to("cuda")
-    run = fact_arms.start(FACTS, arm, world.names, world.vocabulary, world.num_relations, 0, "cuda")
-    batches, loss = train.batch_indices(len(world.train), FACTS.batch_size, 0), fact_arms.loss_of(arm)
-    quiet_steps(run, lambda: recall.step(run, FACTS, loss, world.train, next(batches)))
+@needs_gpu
+@every_trained_paper
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_bad_batch_moves_nothing_on_the_gpu(slug, optimizer):
+    name, seen = next(iter(arms(slug)[1])), {}
+
+    def keep(state):
+        seen[state.step] = copy.deepcopy(tensors(state))
+
+    arm = on("cuda", slug, name, num_steps=4, optimizer=optimizer)
+    arm = replace(arm, objective=Poisoned(arm.objective, 2))
+    train_arm(arms(slug)[0], arm, 0, progress=False, compile=False, at={2: keep, 3: keep})
+    assert different(seen[2], seen[3]) == []
 
 
-def test_a_bad_batch_moves_nothing_on_the_gpu():
-    scene = on_gpu(squares())
-    cfg, arm = replace(IMAGES, num_steps=6, log_every=1), masking.arms(IMAGES, scene)["I-JEPA"]
-    broken = scene.patches.float()
-    broken[:] = torch.nan
-    run = worlds.train_arm(cfg, scene, arm, 0, progress=False, compile=False)
-    before = copy.deepcopy(
-        [*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())]
-    )
-    step = train.wrap(run.model, arm.objective, compile=False)
-    _, ok = train.train_step(run, cfg, step, lambda x: x, broken, torch.arange(32), arm.sampler(32, run.generator))
-    after = [*run.model.parameters(), *(part for state in run.optimizer.state.values() for part in state.values())]
-    assert not bool(ok) and all(torch.equal(one, other) for one, other in zip(before, after))
+def cut(state):
+    raise KeyboardInterrupt
 
 
-def test_a_resumed_run_on_the_gpu_is_the_uninterrupted_one(tmp_path):
-    scene, path = on_gpu(squares()), tmp_path / "checkpoint.pt"
-    cfg, arm = replace(IMAGES, num_steps=8), masking.arms(IMAGES, scene)["I-JEPA"]
-    whole = worlds.train_arm(cfg, scene, arm, 0, progress=False, compile=False)
-
-    class Cut(Exception):
-        pass
-
-    def until(step):
-        def sampler(batch_size, generator):
-            if not left.pop():
-                raise Cut
-            return arm.sampler(batch_size, generator)
-
-        left = [False] + [True] * step
-        return replace(arm, sampler=sampler)
-
-    with pytest.raises(Cut):
-        worlds.train_arm(cfg, scene, until(5), 0, progress=False, compile=False, checkpoint=path, save_every=4)
-    resumed = worlds.train_arm(cfg, scene, until(20), 0, progress=False, compile=False, checkpoint=path, save_every=4)
-    for one, other in zip(whole.model.parameters(), resumed.model.parameters()):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+@needs_gpu
+@every_trained_paper
+def test_a_resumed_run_on_the_gpu_is_the_uninterrupted_one(slug, tmp_path):
+    name, how = next(iter(arms(slug)[1])), {"progress": False, "compile": False}
+    arm = on("cuda", slug, name, num_steps=8)
+    whole = train_arm(arms(slug)[0], arm, 0, **how)
+    with pytest.raises(KeyboardInterrupt):
+        train_arm(arms(slug)[0], arm, 0, checkpoint=tmp_path / "a.pt", save_every=4, at={5: cut}, **how)
+    resumed = train_arm(arms(slug)[0], arm, 0, checkpoint=tmp_path / "a.pt", **how)
+    torch.testing.assert_close(tensors(resumed), tensors(whole), rtol=1e-4, atol=1e-5)
 
 
-def test_an_ensemble_on_the_gpu_trains_as_separate_runs_do():
-    scene = on_gpu(squares())
-    cfg, arm = replace(IMAGES, num_steps=4), masking.arms(IMAGES, scene)["I-JEPA"]
-    alone = [worlds.train_arm(cfg, scene, arm, seed, progress=False, compile=False).model for seed in range(2)]
-    models = [image_model(cfg, scene, arm, seed) for seed in range(2)]
-    ensembles.fit(
-        ensembles.stack(models, [0, 1], "cuda"), cfg, scene.patches, scene.to_batch, arm.sampler, progress=False
-    )
-    for one, other in zip(alone, models):
-        for p, q in zip(one.parameters(), other.parameters()):
-            torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-3)
+COMPILED = """if True:
+    import sys
+    sys.path.insert(0, {tests!r})
+    import torch
+    from every_paper import arms, by_code
+    from jepa_lab.experiment import train_arm
+    from test_gpu import on
+    slug = sys.argv[1]
+    for precision, tolerance in (("float32", 1e-3), ("bf16", 2e-2)):
+        for name in by_code(slug):
+            arm = on("cuda", slug, name, precision=precision, num_steps=4)
+            losses = [
+                train_arm(arms(slug)[0], arm, 0, progress=False, compile=compile).history["loss"]
+                for compile in (False, True)
+            ]
+            torch.testing.assert_close(*map(torch.tensor, losses), rtol=tolerance, atol=tolerance, msg=name)
+    print("equal")
+"""
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_the_simulations_of_chapter_10_run_on_the_gpu(experiment):
-    outcome = experiment(implicit_bias.preset("smoke"), 0, "cuda")
-    assert all(torch.isfinite(torch.tensor(pair)).all() for pair in outcome.claims.values())
-
-
-def test_compiled_equals_uncompiled_on_the_gpu():
+@needs_gpu
+@every_trained_paper
+def test_compiled_equals_uncompiled_on_the_gpu(slug):
     """In a process of its own, since the run-time shape checks of this suite would break the graph."""
-    program = """if True:
-        from dataclasses import replace
-        import sys, torch
-        sys.path.insert(0, "tests")
-        from jepa_lab import worlds
-        from jepa_lab.papers import masking
-        import test_golden
-        torch._dynamo.config.error_on_recompile = True
-        scene = test_golden.squares()
-        scene = replace(scene, patches=scene.patches.cuda(), probe=scene.probe.cuda())
-        for precision, tolerance in (("float32", 1e-3), ("bf16", 2e-2)):
-            cfg = replace(masking.preset("smoke"), log_every=1, precision=precision)
-            for name in ("I-JEPA", "pixel targets"):
-                losses = [worlds.train_arm(cfg, scene, masking.arms(cfg, scene)[name], 0, progress=False, compile=compile).history["loss"] for compile in (False, True)]
-                torch.testing.assert_close(*map(torch.tensor, losses), rtol=tolerance, atol=tolerance)
-        print("equal")
-    """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", COMPILED.format(tests=str(TESTS)), slug]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.stdout.strip().endswith("equal"), done.stderr[-3000:]
+
+
+@needs_gpu
+def test_the_simulations_of_chapter_10_run_on_the_gpu():
+    numbers = case("implicit_bias").numbers("cuda")
+    assert numbers and all(torch.isfinite(torch.tensor(values)).all() for values in numbers.values())

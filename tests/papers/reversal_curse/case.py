@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from jepa_lab.experiment import Arm
 from jepa_lab.papers.reversal_curse import paper
 from jepa_lab.papers.reversal_curse.arms import facts_of
 from jepa_lab.papers.reversal_curse.config import Config
+
+TOLERANCE = 1e-4  # relative, of golden numbers on other kinds of computers
 
 
 def arms() -> tuple[Config, dict[str, Arm]]:
@@ -17,3 +22,12 @@ def arms() -> tuple[Config, dict[str, Arm]]:
 def numbers() -> dict[str, list[float]]:
     """No further golden numbers."""
     return {}
+
+
+def paper_size() -> dict[str, tuple[nn.Module, float]]:
+    """16,014 names, width 768, one recognition and one semantic block of 12 width^2 + 13 width (appendix A)."""
+    cfg = paper.preset("paper")
+    arm = paper.arms(cfg, facts_of(cfg, 0))["JEPA"]
+    with torch.device("meta"):
+        model = arm.build(cfg).to("meta")
+    return {"JEPA": (model, 16_014 * 768 + 2 * (12 * 768**2 + 13 * 768))}
