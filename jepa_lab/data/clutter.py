@@ -63,9 +63,8 @@ def cluttered(
     images, others = image_set.images, (distractors or image_set).images
     objects = canvases.draw_objects(len(images), scale, generator)
     scenery = canvases.draw_scenery(len(images), canvas, clutter, others, generator)
-    if distractors is None:  # no fragment of the object itself: the draw is a step from image i to another image
-        step_NF = scenery["which"] % (len(images) - 1) + 1
-        scenery["which"] = (torch.arange(len(images))[:, None] + step_NF) % len(images)
+    if distractors is None:
+        scenery["which"] = _other_images(scenery["which"])
     painted, masks = _paint(images, others, objects, scenery, canvas, chunk)
     empty = ~masks.flatten(1).any(1)
     if bool(empty.any()):
@@ -82,6 +81,12 @@ def cluttered(
         kind="generated",
         classes=image_set.classes,
     )
+
+
+def _other_images(which_NF: Tensor) -> Tensor:
+    """Images to cut fragments from, never image i for canvas i: each draw is taken as a step from i to another one."""
+    count = len(which_NF)
+    return (torch.arange(count)[:, None] + which_NF % (count - 1) + 1) % count
 
 
 def _paint(
