@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Generator, Tensor, nn
 
-from jepa_lab.masks import Masks
-
 Drawn = Any  # masks, views or noise: tensors in a frozen dataclass, a tuple or alone, or None
 Batch = Any  # what the objective takes: tensors
 Objective = Callable[
     [nn.Module, Batch, Drawn], Tensor | tuple[Tensor, dict[str, Tensor]]
 ]  # loss, or loss and its parts
-Sampler = Callable[[int, Generator], Masks]
+Sampler = Callable[[int, Generator], Drawn]
 
 
 @runtime_checkable
@@ -58,8 +56,8 @@ class TokenTask:
     def __len__(self) -> int:
         return len(self.patches)
 
-    def draw(self, idx_B: Int64[Tensor, " B"], generator: Generator) -> Masks:
+    def draw(self, idx_B: Int64[Tensor, " B"], generator: Generator) -> Drawn:
         return self.sampler(len(idx_B), generator)
 
-    def load(self, idx_b: Int64[Tensor, " b"], drawn: Masks) -> Float[Tensor, "b ..."]:
+    def load(self, idx_b: Int64[Tensor, " b"], drawn: Drawn) -> Float[Tensor, "b ..."]:
         return self.to_batch(self.patches[idx_b.to(self.device, non_blocking=True)])

@@ -1,1 +1,1 @@
-"""ECG-JEPA (Weimann & Conrad 2024). Chapter 07."""
+"""ECG-JEPA: twelve leads, masked time (Weimann & Conrad 2024). Chapter 07."""

@@ -1,1 +1,1 @@
-"""Implicit bias of deep linear self-distillation (Littwin et al. 2024). Chapter 10."""
+"""Why JEPA skips noisy features (Littwin et al. 2024). Chapter 10."""

@@ -1,1 +1,1 @@
-"""I-JEPA and what is hidden. Chapter 01."""
+"""I-JEPA and what is hidden (Assran et al. 2023). Chapter 01."""

@@ -1,1 +1,1 @@
-"""Predictors and collapse. Chapter 02."""
+"""Predictors and collapse (ablations of I-JEPA; BYOL, SimSiam, VICReg, LeJEPA). Chapter 02."""

@@ -1,1 +1,1 @@
-"""The reversal curse as a binding problem (Wang & Sun 2025). Chapter 11."""
+"""Is the reversal curse a binding problem? (Wang & Sun 2025). Chapter 11."""
