@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from jepa_lab.probes.linear import HELD_OUT, L2_GRID, LinearFit
+from jepa_lab.probes.linear import L2_GRID, LinearFit, split
 from jepa_lab.probes.scores import Score, bootstrap
+from jepa_lab.probes.solver import minimise, principal_axes, statistics
 
 Scores, Labels = Float[Tensor, "n L"], Bool[Tensor, "n L"]
 
@@ -122,26 +123,21 @@ def fit_labels(train_x: Float[Tensor, "n D"], train_y: Labels, generator: Genera
     if len(train_x) != len(train_y) or len(train_x) < 5 or not bool(torch.isfinite(train_x).all()):
         shapes = f"{list(train_x.shape)} and {list(train_y.shape)}"
         raise ValueError(f"need finite features and labels of at least 5 records, got {shapes}")
-    x_nD = train_x.float()
-    std_D, mean_D = torch.std_mean(x_nD, dim=0, correction=0)
-    std_D = torch.where(std_D > 1e-6 * mean_D.abs().clamp_min(1e-30), std_D, 1.0)  # constant features become zero
-    covariance_DD = torch.cov(((x_nD - mean_D) / std_D).mT, correction=0).reshape(len(mean_D), -1)
-    variance_K, axes_DK = torch.linalg.eigh(covariance_DD)
-    variance_K = variance_K.clamp_min(0)
-    z_nK = (x_nD - mean_D) / std_D @ axes_DK
+    mean_D, std_D = statistics(train_x.float())
+    z_nD = (train_x.float() - mean_D) / std_D
+    variance_K, axes_DK = principal_axes(z_nD)
+    z_nK = z_nD @ axes_DK
     l2 = _choose_l2(z_nK, train_y, variance_K, generator if generator is not None else Generator().manual_seed(0))
-    weight_KL, bias_L = _solve(z_nK, train_y, variance_K, l2)
+    weight_KL, bias_L = _solve(z_nK, train_y, variance_K, l2, _zeros(z_nK, train_y))
     return LinearFit(mean_D, std_D, axes_DK @ weight_KL, bias_L, l2)
 
 
 def _choose_l2(z_nK: Tensor, y_nL: Tensor, variance_K: Tensor, generator: Generator) -> float:
     """The l2 of least log-loss on a held-out part; of equal ones the strongest."""
-    order_n = torch.randperm(len(z_nK), generator=generator, device=generator.device).to(z_nK.device)
-    num_held = max(1, round(HELD_OUT * len(z_nK)))
-    held_n, fit_n = order_n[:num_held], order_n[num_held:]
-    weight_KL, bias_L, losses = None, None, {}
+    fit_n, held_n = split(len(z_nK), generator, z_nK.device)
+    solution, losses = _zeros(z_nK, y_nL), {}
     for l2 in L2_GRID:  # each starts from the one before
-        weight_KL, bias_L = _solve(z_nK[fit_n], y_nL[fit_n], variance_K, l2, weight_KL, bias_L)
+        weight_KL, bias_L = solution = _solve(z_nK[fit_n], y_nL[fit_n], variance_K, l2, solution)
         logits = z_nK[held_n] @ weight_KL + bias_L
         losses[l2] = float(F.binary_cross_entropy_with_logits(logits, y_nL[held_n].float()))
         if losses[l2] > 1.05 * min(losses.values()):
@@ -149,41 +145,27 @@ def _choose_l2(z_nK: Tensor, y_nL: Tensor, variance_K: Tensor, generator: Genera
     return min(losses, key=losses.get)
 
 
+def _zeros(z_nK: Tensor, y_nL: Tensor) -> tuple[Tensor, Tensor]:
+    return z_nK.new_zeros(z_nK.shape[1], y_nL.shape[1]), z_nK.new_zeros(y_nL.shape[1])
+
+
 def _solve(
-    z_nK: Tensor,
-    y_nL: Tensor,
-    variance_K: Tensor,
-    l2: float,
-    weight_KL: Tensor | None = None,
-    bias_L: Tensor | None = None,
+    z_nK: Tensor, y_nL: Tensor, variance_K: Tensor, l2: float, start: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Weights [K, L] and biases [L] that minimise each label's mean log-loss + l2 / 2 |weight|^2, by full-batch L-BFGS.
+    """Weights [K, L] and biases [L] that minimise each label's mean log-loss + l2 / 2 |weight|^2."""
+    loss = partial(_log_loss, z_nK=z_nK, y_nL=y_nL.to(z_nK.dtype), l2=l2)
+    scale = (variance_K / 4 + l2).rsqrt()[:, None], 1.0
+    return minimise(loss, start, scale, tolerance=3e-5, max_iter=100)
 
-    Features lie along their principal axes: dividing each weight by about its curvature^-1/2 makes the problem round.
-    """
-    scale_K1 = (variance_K / 4 + l2).rsqrt()[:, None]
-    u_KL = z_nK.new_zeros(z_nK.shape[1], y_nL.shape[1]) if weight_KL is None else weight_KL / scale_K1
-    b_L = z_nK.new_zeros(y_nL.shape[1]) if bias_L is None else bias_L.clone()
-    y_nL = y_nL.to(z_nK.dtype)
-    solver = torch.optim.LBFGS(
-        [u_KL, b_L],
-        max_iter=100,
-        history_size=20,
-        tolerance_grad=3e-5,
-        tolerance_change=1e-9,
-        line_search_fn="strong_wolfe",
-    )
 
-    def loss() -> Tensor:  # with the gradient by hand, since no_grad callers are welcome
-        w_KL = u_KL * scale_K1
-        logit_nL = z_nK @ w_KL + b_L
-        residual_nL = (logit_nL.sigmoid() - y_nL) / len(z_nK)
-        u_KL.grad = (z_nK.mT @ residual_nL + l2 * w_KL) * scale_K1
-        b_L.grad = residual_nL.sum(dim=0)
-        return F.binary_cross_entropy_with_logits(logit_nL, y_nL) * y_nL.shape[1] + 0.5 * l2 * w_KL.square().sum()
-
-    solver.step(loss)
-    return u_KL * scale_K1, b_L
+def _log_loss(
+    weight_KL: Tensor, bias_L: Tensor, z_nK: Tensor, y_nL: Tensor, l2: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-loss summed over labels, with the l2 term, and its gradients for weight and bias."""
+    logit_nL = z_nK @ weight_KL + bias_L
+    residual_nL = (logit_nL.sigmoid() - y_nL) / len(z_nK)
+    value = F.binary_cross_entropy_with_logits(logit_nL, y_nL) * y_nL.shape[1] + 0.5 * l2 * weight_KL.square().sum()
+    return value, z_nK.mT @ residual_nL + l2 * weight_KL, residual_nL.sum(dim=0)
 
 
 # Few labels

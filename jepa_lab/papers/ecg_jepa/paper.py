@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,21 +45,11 @@ signal_objective = partial(reconstruction_objective, distance=losses.l2)
 collapsing_objective = partial(self_target_objective, distance=losses.l1, norm=losses.identity)
 
 
-def time_blocks(
-    cfg: Config,
-    grid: tuple[int],
-    keep: float | None = None,
-    num_blocks: int | None = None,
-    min_block: int | None = None,
-) -> Sampler:
-    """Sampler of the config's masks, or of masks with another share kept, number of stretches or shortest stretch."""
-    return partial(
-        masks.time_blocks,
-        grid[0],
-        num_context=math.ceil((cfg.keep if keep is None else keep) * grid[0]),
-        num_blocks=num_blocks or cfg.num_blocks,
-        min_block=min_block or cfg.min_block,
-    )
+def time_blocks(cfg: Config, grid: tuple[int]) -> Sampler:
+    """Sampler of the config's masks: a fixed number of hidden stretches, one target that holds them all."""
+    num_context = math.ceil(cfg.keep * grid[0])
+    settings = {"num_context": num_context, "num_blocks": cfg.num_blocks, "min_block": cfg.min_block}
+    return partial(masks.time_blocks, grid[0], **settings)
 
 
 def make_arm(name: str, data: ECGData, sampler: Sampler, objective: Callable, build: Callable, **changes) -> Arm:
@@ -99,17 +89,19 @@ def stretches(count: int) -> str:
 
 def switches(cfg: Config, data: ECGData) -> dict[str, Arm]:
     """Arms that differ from ECG-JEPA in one respect: share hidden, number of stretches, EMA and stop-gradient."""
-    samplers = {hidden(1 - keep): time_blocks(cfg, data.grid, keep) for keep in cfg.sweep_keep}
-    samplers |= {stretches(count): time_blocks(cfg, data.grid, num_blocks=count) for count in cfg.sweep_blocks}
-    blocks = time_blocks(cfg, data.grid)
-    num_hidden = data.grid[0] - blocks.keywords["num_context"]
-    samplers["scattered tokens"] = time_blocks(cfg, data.grid, num_blocks=num_hidden, min_block=1)
+    num_hidden = data.grid[0] - math.ceil(cfg.keep * data.grid[0])
+    configs = {hidden(1 - keep): replace(cfg, keep=keep) for keep in cfg.sweep_keep}
+    configs |= {stretches(count): replace(cfg, num_blocks=count) for count in cfg.sweep_blocks}
+    configs["scattered tokens"] = replace(cfg, num_blocks=num_hidden, min_block=1)
     build = partial(models.masked_jepa, grid=data.grid)
     once = {"log_every": cfg.num_steps}
-    found = [make_arm(name, data, sampler, ecg_jepa_objective, build, **once) for name, sampler in samplers.items()]
-    name = "no EMA, no stop-gradient"
-    found.append(make_arm(name, data, blocks, collapsing_objective, build, ema_memory=0.0, **once))
-    return {arm.name: arm for arm in found}
+    found = {}
+    for name, changed in configs.items():
+        sampler = time_blocks(changed, data.grid)
+        found[name] = make_arm(name, data, sampler, ecg_jepa_objective, build, **once)
+    name, blocks = "no EMA, no stop-gradient", time_blocks(cfg, data.grid)
+    found[name] = make_arm(name, data, blocks, collapsing_objective, build, ema_memory=0.0, **once)
+    return found
 
 
 def reference_mask(cfg: Config) -> str:

@@ -55,6 +55,15 @@ def test_two_views_of_one_record_are_pulled_together(cfg, data):
     assert distinct < mismatched
 
 
+def test_the_loss_draws_nothing_itself(cfg, data):
+    model = experiment.fresh_model(cfg, paper.arms(cfg, data)["SimCLR"], 0)
+    patches, before = data.to_batch(data.train.signals[:8]), torch.get_rng_state()
+    with torch.no_grad():
+        first, again = (models.simclr_objective(model, patches, views(8), 0.1) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_every_part_of_the_views_is_cut_into_the_shares_of_the_processes():
     drawn = views(8)
     parts = [part for _, part in distributed.share(torch.arange(8), drawn, micro_batches=4)]
