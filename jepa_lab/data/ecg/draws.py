@@ -1,4 +1,7 @@
-"""Random numbers for the simulator, float64, from NumPy's PCG64 (an integer generator, equal on every processor)."""
+"""Random numbers for the simulator, float64, from NumPy's PCG64 (an integer generator, equal on every processor).
+
+A later NumPy may draw other normal numbers from it; then the sha256 stored with the tests no longer holds.
+"""
 
 from __future__ import annotations
 
