@@ -52,9 +52,7 @@ class Config(train.Config):
     augment: tuple[float, float] = (0.2, 0.1)  # spread of the leads' gains (log), of the noise (deviations)
 
     # Snapshots and labelled training
-    num_snapshots: int = (
-        4  # encoders of the reference run that are probed, evenly over its steps, the last one included
-    )
+    num_snapshots: int = 4  # encoders of the reference run that are probed, evenly over its steps, the last included
     label_steps: tuple[int, int, int] = (600, 400, 150)  # head alone; all weights; second stage
     label_lr: tuple[float, float, float] = (3e-2, 2e-3, 3e-3)  # of the same three
     crop: int = 5  # tokens: 2.5 s
