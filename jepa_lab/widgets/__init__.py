@@ -48,7 +48,12 @@ def _widget_class(script: Path):
     import traitlets
 
     name = f"{script.parent.name}_{script.stem}"
-    parts = {"_esm": module(script), "_css": style(script), "data": traitlets.Dict().tag(sync=True)}
+    parts = {
+        "__module__": __name__,
+        "_esm": module(script),
+        "_css": style(script),
+        "data": traitlets.Dict().tag(sync=True),
+    }
     return type(name, (anywidget.AnyWidget,), parts)
 
 

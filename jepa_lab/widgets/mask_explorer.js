@@ -86,7 +86,7 @@ function settingOf({ numTargets, scale, aspect, keep }) {
 /** What the panel shows: {nodes, draw}; `draw` follows the state at once, the counts follow when it rests. */
 function views(data, state) {
   const stage = element("div", { class: "jl-m-stage" });
-  const said = element("p", { class: "jl-m-said", "aria-live": "polite" });
+  const status = element("p", { class: "jl-m-said", "aria-live": "polite" });
   const results = element("div", { class: "jl-m-results" });
   const meanings = { context: "context: seen", target: "target: predicted", unused: "unused: neither" };
   const swatches = Object.entries(meanings).map(([kind, text]) => swatch(kind, text));
@@ -103,7 +103,7 @@ function views(data, state) {
     const grid = gridOf(key, data, state.patches);
     const planned = plan(kind, grid, settingOf(state.values));
     const sample = planned.problem ? null : planned.draw(generator(state.seed));
-    said.textContent = sentence(planned, key, data[key], sample);
+    status.textContent = sentence(planned, key, data[key], sample);
     stage.replaceChildren();
     if (sample) {
       stage.append(drawSample(key, data[key], grid, sample));
@@ -112,7 +112,7 @@ function views(data, state) {
     clearTimeout(timer);
     timer = setTimeout(() => (sample ? count(planned, grid) : results.replaceChildren()), REST_MS);
   };
-  return { nodes: [element("div", { class: "jl-m-left" }, stage, legend), said, results], draw };
+  return { nodes: [element("div", { class: "jl-m-left" }, stage, legend), status, results], draw };
 }
 
 /** Builds the explorer inside `host` from {image, series, row, bev}, as from explorer_data in mask_explorer.py. */

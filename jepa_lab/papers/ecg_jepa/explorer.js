@@ -121,7 +121,7 @@ class Viewer {
     this.legends = part("legends");
     this.near = part("neighbours");
     this.labels = part("labels", "p");
-    this.said = part("said", "p", { "aria-live": "polite" });
+    this.words = part("said", "p", { "aria-live": "polite" });
     this.readout = part("readout", "p");
     this.readout.textContent = "Point at the paper, or move the patch, to read values.";
     const top = element("div", { class: "jl-e-top" }, this.choice.node, this.labels);
@@ -129,7 +129,7 @@ class Viewer {
     const title = data.title ? [element("p", { class: "jl-e-title" }, data.title)] : [];
     const caption = data.caption ? [element("p", { class: "jl-x-note" }, data.caption)] : [];
     const controls = [top, this.masks, this.views, this.shift.node, this.stage, this.along.node];
-    const below = [this.readout, this.legends, this.said, this.near];
+    const below = [this.readout, this.legends, this.words, this.near];
     host.classList.add("jl-explorer", "jl-ecg");
     host.replaceChildren(...title, ...controls, ...below, ...caption);
   }
@@ -225,7 +225,7 @@ class Viewer {
     this.labels.replaceChildren(...diagnoses.map((name) => element("span", {}, name)));
     this.legends.replaceChildren(legend(this.shown.scales, this.drawn, this.state.diagnosis));
     const text = summary(record, mask, this.state.diagnosis).replaceAll(/(\d) s/g, "$1\u00a0s"); // keeps number and unit together
-    if (this.said.textContent !== text) this.said.textContent = text;
+    if (this.words.textContent !== text) this.words.textContent = text;
   }
 
   redrawWindow() {

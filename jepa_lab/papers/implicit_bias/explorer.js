@@ -130,13 +130,13 @@ class Explorer {
     this.add = button("Add a feature", () => this.append({ ...NEW }));
     this.map = element("div", { class: "jl-p-map" });
     this.plots = element("div", { class: "jl-p-plots" });
-    this.said = element("div", { class: "jl-p-said", "aria-live": "polite" });
+    this.orders = element("div", { class: "jl-p-said", "aria-live": "polite" });
     const examples = EXAMPLES.map((example) => button(example.name, () => this.show(example)));
     const bar = element("div", { class: "jl-p-bar", role: "group", "aria-label": "Examples" }, ...examples);
     const inputs = [this.depth.node, this.eps.node, this.table.node, this.add];
     const controls = element("div", { class: "jl-p-controls" }, ...inputs);
     host.classList.add("jl-explorer", "jl-phase");
-    host.replaceChildren(bar, element("div", { class: "jl-p-top" }, this.map, controls), this.said, this.plots);
+    host.replaceChildren(bar, element("div", { class: "jl-p-top" }, this.map, controls), this.orders, this.plots);
   }
 
   set(changes) {
@@ -183,7 +183,7 @@ class Explorer {
     const refused = found.solved.filter((feature) => feature.why);
     const reasons = refused.map((f) => element("p", { class: "jl-p-refused" }, featureChip(f.index), ` ${f.why}.`));
     const lines = OBJECTIVES.map((objective) => orderLine(objective, found));
-    this.said.replaceChildren(...lines, element("p", { class: "jl-p-verdict" }, verdict(found)), ...reasons);
+    this.orders.replaceChildren(...lines, element("p", { class: "jl-p-verdict" }, verdict(found)), ...reasons);
     const drawn = found.able.length ? OBJECTIVES : [];
     this.plots.replaceChildren(...drawn.map((objective) => drawCurves(objective, found, depth, eps)));
     this.table.fill(features, found);

@@ -1,4 +1,4 @@
-// The fact explorer: what does each model answer, there and back? Draws answers that were computed before.
+// The fact explorer: what does each model answer, forward and backward? Draws answers that were computed before.
 
 import { chip, element, extent, linear, percent, picker, shape, table, uniqueId, widget } from "../../widgets/kit.js";
 
@@ -19,11 +19,11 @@ export function outcome(data, question, arm) {
 /** Entities that can be picked, with the indices of their facts and whether something about them is a test. */
 export function subjects(data) {
   const found = new Map();
-  data.pairs.forEach(([there, back], i) => {
-    const entry = found.get(there.s) ?? { id: there.s, facts: [], tested: false };
+  data.pairs.forEach(([forward, backward], i) => {
+    const entry = found.get(forward.s) ?? { id: forward.s, facts: [], tested: false };
     entry.facts.push(i);
-    entry.tested ||= !(there.taught && back.taught);
-    found.set(there.s, entry);
+    entry.tested ||= !(forward.taught && backward.taught);
+    found.set(forward.s, entry);
   });
   return [...found.values()];
 }
@@ -86,26 +86,26 @@ function questionCard(data, question, arm) {
 // ---- the map of concepts ----------------------------------------------------------------------------
 
 /** The entities to mark on the map, by id: {letter, kind, what}. Later entries replace earlier ones. */
-function marked(data, there) {
+function marked(data, question) {
   const people = new Map();
-  const partners = (data.partners[there.s] ?? []).filter((id) => id >= 0);
+  const partners = (data.partners[question.s] ?? []).filter((id) => id >= 0);
   for (const id of partners) people.set(id, { letter: "p", kind: "partner", what: "another partner of it" });
-  for (const [id] of data.near[there.s] ?? []) {
+  for (const [id] of data.near[question.s] ?? []) {
     people.set(id, { letter: "n", kind: "near", what: "shares a name token with it" });
   }
-  people.set(there.o, { letter: "o", kind: "right", what: "the other end of the fact" });
-  people.set(there.s, { letter: "s", kind: "subject", what: "the entity you picked" });
+  people.set(question.o, { letter: "o", kind: "right", what: "the other end of the fact" });
+  people.set(question.s, { letter: "s", kind: "subject", what: "the entity you picked" });
   return people;
 }
 
 /** The map of one model's concepts: everybody in grey, the entities of this fact marked and lettered. */
-function conceptMap(data, arm, there) {
+function conceptMap(data, arm, question) {
   const size = 320;
   const plane = data.maps[arm];
   const places = new Map(data.drawn.map((id, i) => [id, plane[i]]));
   const px = linear(extent(plane.map(([x]) => x)), [14, size - 14]);
   const py = linear(extent(plane.map(([, y]) => y)), [size - 14, 14]);
-  const people = marked(data, there);
+  const people = marked(data, question);
   const words = [...people].map(([id, { what }]) => `${name(data, id)}: ${what}`).join("; ");
   const label = `Map of the concepts of ${arm}. ${words}`;
   const svg = shape("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": label });
@@ -121,11 +121,11 @@ function conceptMap(data, arm, there) {
   return [svg, element("ul", { class: "jl-f-legend" }, ...entries)];
 }
 
-function mapCard(data, arm, there) {
+function mapCard(data, arm, question) {
   const title = "Where the concepts lie";
   if (data.maps[arm]) {
     const intro = element("p", {}, `${arm}: two largest principal components of all concepts`);
-    return section(title, intro, ...conceptMap(data, arm, there));
+    return section(title, intro, ...conceptMap(data, arm, question));
   }
   const reason = "spells answers token by token and compares no concepts, so there is no map of it. Pick a JEPA.";
   return section(title, element("p", {}, `${arm} ${reason}`));
@@ -133,14 +133,14 @@ function mapCard(data, arm, there) {
 
 // ---- how names are bound ----------------------------------------------------------------------------
 
-function bindingCard(data, arm, there) {
+function bindingCard(data, arm, question) {
   const number = (v) => (v === null ? "–" : v.toFixed(2));
   const layers = data.layers[arm].map(([layer, sharing, others]) => [layer, number(sharing), number(others)]);
   const heads = ["Layer", "names that share a token", "names that do not"];
   const tables = [tableWithCaption(`${arm}: mean cosine of hidden activations`, heads, layers)];
-  const near = (data.near[there.s] ?? []).map(([id, v]) => [name(data, id), number(v)]);
+  const near = (data.near[question.s] ?? []).map(([id, v]) => [name(data, id), number(v)]);
   if (near.length) {
-    const caption = `${Object.keys(data.maps)[0]}: how like ${name(data, there.s)} are names that share a token?`;
+    const caption = `${Object.keys(data.maps)[0]}: how like ${name(data, question.s)} are names that share a token?`;
     tables.push(tableWithCaption(caption, ["Name", "cosine, last recognition layer"], near));
   }
   const alike = Object.entries(data.consistency).map(([each, v]) => [each, number(v)]);
@@ -154,13 +154,13 @@ function bindingCard(data, arm, there) {
 
 // ---- the page ---------------------------------------------------------------------------------------
 
-/** The chosen fact in words, there and back. */
-function sentence(data, [there, back], arm) {
+/** The chosen fact in words, forward and backward. */
+function sentence(data, [forward, backward], arm) {
   const inWords = (question) => {
     const { kind, rank } = outcome(data, question, arm);
-    return `${question.taught ? "taught" : "never taught"}: ${MEANINGS[kind]}, rank ${rank}`;
+    return `${question.taught ? "taught" : "never taught"}; ${MEANINGS[kind]}, rank ${rank}`;
   };
-  return `${arm}. There, ${inWords(there)}. Back, ${inWords(back)}.`;
+  return `${arm}. Forward: ${inWords(forward)}. Backward: ${inWords(backward)}.`;
 }
 
 /** Right answers of every model to the tests of this page, beside what the partners alone give. */
@@ -194,11 +194,11 @@ export function mount(host, data) {
   const arm = data.arms.find((each) => data.maps[each]) ?? data.arms[0];
   const state = { subject: list.find((entry) => entry.tested) ?? list[0], fact: 0, arm };
   const cards = element("div", { class: "jl-f-cards" });
-  const said = element("p", { class: "jl-f-said", "aria-live": "polite" });
+  const status = element("p", { class: "jl-f-said", "aria-live": "polite" });
 
   const draw = () => {
     const pair = data.pairs[state.subject.facts[state.fact]];
-    said.textContent = sentence(data, pair, state.arm);
+    status.textContent = sentence(data, pair, state.arm);
     const questions = pair.map((question) => questionCard(data, question, state.arm));
     cards.replaceChildren(...questions, mapCard(data, state.arm, pair[0]), bindingCard(data, state.arm, pair[0]));
   };
@@ -223,7 +223,7 @@ export function mount(host, data) {
 
   const picks = element("div", { class: "jl-f-picks" }, who.node, what.node, which.node);
   host.classList.add("jl-explorer", "jl-facts");
-  host.replaceChildren(picks, said, cards, element("p", { class: "jl-f-tally" }, tallyText(data)));
+  host.replaceChildren(picks, status, cards, element("p", { class: "jl-f-tally" }, tallyText(data)));
   chooseEntity(who.input.value);
 }
 

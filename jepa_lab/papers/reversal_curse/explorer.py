@@ -188,7 +188,7 @@ def overlap_figure(measured: Entanglement, most: int = 1500):
 
 
 def fact_explorer(trained: Mapping[str, Trained], per_group: tuple[int, int] = (8, 16)):
-    """The explorer as a widget that needs no kernel: an entity and a relation, every model's answers there and back,
+    """The explorer as a widget that needs no kernel: an entity and a relation, every model's answers,
     map and binding.
     """
     return widgets.show(SCRIPT, explorer_data(trained, per_group))

@@ -1,4 +1,4 @@
-"""The data of the fact explorer: every model's answers to a few facts, there and back, as plain lists.
+"""The data of the fact explorer: every model's answers to a few facts, forward and backward, as plain lists.
 
 Shape suffixes: Q questions, E entities, H hidden activations.
 """

@@ -157,17 +157,12 @@ def test_the_figure_draws_each_lead_in_its_own_time_on_paper_and_shades_the_hidd
     figure = explorer.twelve_leads(signals, 100, hidden=[4, 5, 30], patches=PATCHES, title="made here")
     leads = {trace.name: trace for trace in figure.data[2:14]}
     assert list(leads) == PRINTED and figure.data[14].name == "II"
-    assert (
-        leads["V2"].x[0] == 5.0
-        and np.allclose(leads["V2"].customdata, signals[7, 500:750])
-        and len(figure.data[14].x) == 1000
-    )
+    assert leads["V2"].x[0] == 5.0 and np.allclose(leads["V2"].customdata, signals[7, 500:750])
+    assert len(figure.data[14].x) == 1000
     zero = leads["V2"].y[0] - leads["V2"].customdata[0]
     assert zero / 0.5 == pytest.approx(round(zero / 0.5)), "the zero line falls on a bold one"
-    assert [(s.x0, s.x1) for s in figure.layout.shapes] == [
-        (1.0, 1.5),
-        (7.5, 7.75),
-    ] and "1.00 to 1.50 s" in figure.layout.meta["description"]
+    assert [(s.x0, s.x1) for s in figure.layout.shapes] == [(1.0, 1.5), (7.5, 7.75)]
+    assert "1.00 to 1.50 s" in figure.layout.meta["description"]
     fine = [x for x in figure.data[0].x if x is not None]
     assert fine[2] - fine[0] == pytest.approx(0.04) and figure.layout.yaxis.scaleratio == pytest.approx(10 / 25)
     with pytest.raises(ValueError, match="need patches"):
@@ -177,26 +172,15 @@ def test_the_figure_draws_each_lead_in_its_own_time_on_paper_and_shades_the_hidd
 def test_the_live_viewer_shows_a_readers_record_beside_the_references(tmp_path, capsys):
     import wfdb
 
-    fast = heart(rate=250)
-    wfdb.wrsamp(
-        "mine",
-        250,
-        ["mV"] * 12,
-        list(LEADS),
-        fast.T.double().numpy(),
-        fmt=["16"] * 12,
-        write_dir=str(tmp_path),
-    )
-    said = {"patches": PATCHES, "diagnoses": ["AF?"], "neighbours": [{"record": 1, "distance": 0.5}]}
-    own, *others = explorer._own_record(str(tmp_path / "mine.hea"), lambda signals: said, three(), 100, 10)
-    assert (
-        own["name"] == "mine"
-        and own["leads"].shape == (12, 1000)
-        and own["neighbours"] == [{"record": 2, "distance": 0.5}]
-    )
+    fast = heart(rate=250).T.double().numpy()
+    wfdb.wrsamp("mine", 250, ["mV"] * 12, list(LEADS), fast, fmt=["16"] * 12, write_dir=str(tmp_path))
+    found = {"patches": PATCHES, "diagnoses": ["AF?"], "neighbours": [{"record": 1, "distance": 0.5}]}
+    mine, *others = explorer._own_record(str(tmp_path / "mine.hea"), lambda signals: found, three(), 100, 10)
+    assert mine["name"] == "mine" and mine["leads"].shape == (12, 1000)
+    assert mine["neighbours"] == [{"record": 2, "distance": 0.5}]
     assert [n["record"] for n in others[0]["neighbours"]] == [3, 2]
-    assert len(explorer.viewer([own, *others]).data["records"]) == 4
-    explorer.live_viewer(lambda signals: said, three(), path=str(tmp_path / "mine"))
+    assert len(explorer.viewer([mine, *others]).data["records"]) == 4
+    explorer.live_viewer(lambda signals: found, three(), path=str(tmp_path / "mine"))
     assert "ecg_jepa_explorer" in capsys.readouterr().out, "displayed; without a notebook that is its name"
 
 
@@ -204,8 +188,8 @@ def test_the_live_viewer_says_in_one_line_why_it_cannot_read(capsys, tmp_path):
     field, _ = explorer.live_viewer(lambda signals: {}, three()).children
     assert "Type the path" in capsys.readouterr().out
     field.value = str(tmp_path / "nowhere")
-    said = capsys.readouterr().out.replace("\x1b[2K\r", "")  # how a terminal clears the line before
-    assert said.startswith(str(tmp_path / "nowhere")) and said.count("\n") == 1 and said.count("nowhere") == 1
+    line = capsys.readouterr().out.replace("\x1b[2K\r", "")  # how a terminal clears the line before
+    assert line.startswith(str(tmp_path / "nowhere")) and line.count("\n") == 1 and line.count("nowhere") == 1
 
 
 # ---- in the page -----------------------------------------------------------------------------------
@@ -234,9 +218,8 @@ def test_the_reader_chooses_what_is_hidden_and_sees_its_errors(page_for):
     page = seen.page
     assert page.locator(".jl-e-names text").all_text_contents() == [*PRINTED, "II"]
     assert page.locator(".jl-e-error").count() == 25 and page.locator(".jl-e-veil").count() == 2
-    assert "Hidden by “blocks”: 25 of 40 patches (2.5–5.0 s, 6.3–10.0 s)" in picture(
-        page
-    ) and "largest at 9.75–10.00 s" in picture(page)
+    assert "Hidden by “blocks”: 25 of 40 patches (2.5–5.0 s, 6.3–10.0 s)" in picture(page)
+    assert "largest at 9.75–10.00 s" in picture(page)
     page.get_by_role("button", name="second half").focus()
     page.keyboard.press("Enter")
     assert page.locator(".jl-e-error").count() == 20 and page.locator(".jl-e-veil").count() == 1
@@ -257,10 +240,8 @@ def test_neighbours_and_diagnoses_lead_on(page_for):
         "third distance 0.31; AF, PVC",
     ]
     page.locator(".jl-e-near button").nth(0).click()
-    assert (
-        picture(page).startswith("12-lead ECG. second: no diagnosis.")
-        and page.get_by_label("Record", exact=True).input_value() == "1"
-    )
+    assert picture(page).startswith("12-lead ECG. second: no diagnosis.")
+    assert page.get_by_label("Record", exact=True).input_value() == "1"
     assert "was not explained for this record" in page.locator(".jl-e-svg").text_content()
     page.get_by_label("Record", exact=True).select_option(label="third")
     assert page.get_by_role("group", name="Hidden").count() == 0, "a record without masks offers none"
@@ -269,24 +250,21 @@ def test_neighbours_and_diagnoses_lead_on(page_for):
 
 def test_pointing_and_the_keyboard_read_values(page_for):
     page = page_for(1000).page
-    said = page.locator(".jl-e-readout")
-    assert "Point at the paper" in said.inner_text()
+    readout = page.locator(".jl-e-readout")
+    assert "Point at the paper" in readout.inner_text()
     box = page.locator(".jl-e-svg").bounding_box()
     mm = box["width"] / 260
     page.mouse.move(box["x"] + mm * (10 + 25 * 8.3), box["y"] + 10 * mm)  # V4 has the last quarter of the first row
-    assert (
-        said.inner_text().startswith("V4 at 8.30 s: ")
-        and "patch 34 of 40 (8.25–8.50 s), hidden, latent error 0.43" in said.inner_text()
-    )
-    shown = float(said.inner_text().split(": ")[1].split(" mV")[0].replace("−", "-"))
+    text = readout.inner_text()
+    assert text.startswith("V4 at 8.30 s: ")
+    assert "patch 34 of 40 (8.25–8.50 s), hidden, latent error 0.43" in text
+    shown = float(text.split(": ")[1].split(" mV")[0].replace("−", "-"))
     assert shown == pytest.approx(float(heart()[9, 830]), abs=0.02)
-    page.get_by_role("slider", name="Patch").fill("2")
-    page.get_by_role("slider", name="Patch").press("ArrowRight")
-    assert said.inner_text() == "Patch 4 of 40 (0.75–1.00 s), seen by the model"
-    assert (
-        page.get_by_role("slider", name="Patch").get_attribute("aria-valuetext")
-        == "patch 4 of 40 (0.75–1.00 s), seen by the model"
-    )
+    patch = page.get_by_role("slider", name="Patch")
+    patch.fill("2")
+    patch.press("ArrowRight")
+    assert readout.inner_text() == "Patch 4 of 40 (0.75–1.00 s), seen by the model"
+    assert patch.get_attribute("aria-valuetext") == "patch 4 of 40 (0.75–1.00 s), seen by the model"
 
 
 def test_the_window_follows_the_patch_and_the_layout_follows_the_width(page_for):

@@ -32,14 +32,9 @@ def one(value: float) -> torch.Tensor:
 
 def test_the_page_finds_the_critical_times_of_python_to_a_millionth(run):
     found = run(f"{json.dumps(GRID)}.map(([o, lam, rho, L, eps]) => m.criticalTime(o, lam, rho, L, eps))")
-    for (o, lam, rho, depth, eps), t in zip(GRID, found, strict=True):
-        assert t == pytest.approx(float(theory.critical_time(o, one(lam), one(rho), depth, eps)), rel=1e-6), (
-            o,
-            lam,
-            rho,
-            depth,
-            eps,
-        )
+    for case, t in zip(GRID, found, strict=True):
+        o, lam, rho, depth, eps = case
+        assert t == pytest.approx(float(theory.critical_time(o, one(lam), one(rho), depth, eps)), rel=1e-6), case
 
 
 @pytest.mark.parametrize("objective", ["jepa", "mae"])
@@ -54,19 +49,18 @@ def test_the_page_draws_the_curves_of_python(run, objective):
     "lam, rho, depth, eps", [(1.0, 0.5, 4, 0.04), (0.0, 0.5, 2, 1e-3), (1.0, -1.0, 2, 1e-3), (1.0, 0.5, 3, 1e-3)]
 )
 def test_the_page_refuses_what_python_refuses(run, lam, rho, depth, eps):
-    said = run(f"m.refusal({lam}, {rho}, {depth}, {eps})")
+    reason = run(f"m.refusal({lam}, {rho}, {depth}, {eps})")
     try:
         theory.check(one(lam), one(rho), depth, eps)
-        assert said == ""
+        assert reason == ""
     except ValueError:
-        assert said != ""
+        assert reason != ""
 
 
 def test_the_page_orders_features_and_says_when_orders_are_opposite(run):
     found = run("m.solve([{lam: 0.8, rho: 1.2}, {lam: 0.9, rho: 0.9}, {lam: 1, rho: 0.6}], 4, 1e-2)")
-    assert [f["index"] for f in found["order"]["jepa"]] == [0, 1, 2] and [
-        f["index"] for f in found["order"]["mae"]
-    ] == [2, 1, 0]
+    order = {objective: [f["index"] for f in features] for objective, features in found["order"].items()}
+    assert order == {"jepa": [0, 1, 2], "mae": [2, 1, 0]}
     assert found["tau"] == -1
 
 

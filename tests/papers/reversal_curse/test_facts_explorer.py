@@ -30,12 +30,12 @@ def rows(data):
     return [question for both in data["pairs"] for question in both]
 
 
-def test_every_fact_is_asked_there_and_back_and_says_what_was_taught(trained, data):
+def test_every_fact_is_asked_forward_and_backward_and_says_what_was_taught(trained, data):
     facts = trained["JEPA"].facts
     taught, tested = (set(map(tuple, part.tolist())) for part in (facts.train, facts.reversed))
-    for there, back in data["pairs"]:
-        assert (back["s"], back["r"], back["o"]) == (there["o"], there["r"] ^ 1, there["s"])
-        for q in (there, back):
+    for forward, backward in data["pairs"]:
+        assert (backward["s"], backward["r"], backward["o"]) == (forward["o"], forward["r"] ^ 1, forward["s"])
+        for q in (forward, backward):
             fact = q["s"], q["r"], q["o"]
             assert q["taught"] == (fact in taught) and q["taught"] != (fact in tested)
     assert {q["taught"] for q in rows(data)} == {True, False}
@@ -171,7 +171,7 @@ def test_the_page_counts_and_judges_as_the_data_say(data, tmp_path, request):
     for q, kind in zip(rows(data), kinds):
         rank, top, _ = q["answers"]["JEPA"]
         assert kind == ("right" if rank == 1 else "partner" if top[0] in data["partners"][str(q["s"])] else "other")
-    taught_both_ways = {there["s"] for there, back in data["pairs"] if there["taught"] and back["taught"]}
+    taught_both_ways = {forward["s"] for forward, backward in data["pairs"] if forward["taught"] and backward["taught"]}
     assert [s for s, tested in subjects if not tested] == sorted(taught_both_ways)
 
 
@@ -199,7 +199,7 @@ def test_on_a_phone_another_entity_relation_and_model_change_the_answers(page_fo
     assert page.locator(".jl-facts svg .jl-f-person").count() >= 3
     page.get_by_label("Model in detail", exact=True).select_option("AR")
     assert page.locator(".jl-facts svg").count() == 0 and "spells answers" in page.locator(".jl-f-cards").inner_text()
-    assert page.locator(".jl-f-said").inner_text().startswith("AR. There, ")
+    assert page.locator(".jl-f-said").inner_text().startswith("AR. Forward: ")
     assert fits(page, 390) and seen.trouble == []
 
 
