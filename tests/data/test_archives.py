@@ -10,6 +10,8 @@ from serving import NOISE, entry, left, make_tar, make_zip
 from jepa_lab.data.sources import fetch, listed
 from jepa_lab.data.sources.archives import DataError, unpack
 
+pytest_plugins = ("served",)
+
 # many files in one archive, with a list of sums
 
 RECORDS = {f"records/{k:03d}.dat": NOISE[k : k + 500] for k in range(5)}

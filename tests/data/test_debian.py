@@ -8,6 +8,8 @@ from serving import COMPLETE, NOISE, PACKED, entry, left, make_tar, toy
 from jepa_lab.data.sources import fetch
 from jepa_lab.data.sources.archives import DataError
 
+pytest_plugins = ("served",)
+
 APT = """#!/bin/sh
 for word in "$@"; do case "$word" in Dir::State::Lists=*) lists="${word#*=}";; update) update=1;; esac; done
 if [ "$update" ]; then touch "$lists/fresh"; exit 0; fi

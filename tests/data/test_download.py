@@ -14,6 +14,8 @@ from serving import COMPLETE, NOISE, PACKED, TOY, left, toy, web
 from jepa_lab.data.sources import download, fetch
 from jepa_lab.data.sources.archives import DataError
 
+pytest_plugins = ("served",)
+
 
 def test_fetched_set_is_whole_and_not_fetched_again(server, known, tmp_path):
     folder = fetch.fetch("toy", root=tmp_path)

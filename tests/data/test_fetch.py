@@ -14,6 +14,8 @@ from jepa_lab.data import images
 from jepa_lab.data.sources import fetch
 from jepa_lab.data.sources.archives import DataError
 
+pytest_plugins = ("served",)
+
 
 def test_damaged_cache_is_noticed_and_repaired(server, known, tmp_path, capsys):
     path = fetch.fetch("toy", root=tmp_path) / "toy-file"
