@@ -9,11 +9,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("jepa_lab", "typecheck.check")  # before any test imports the package
 
-import nbformat  # noqa: E402
 import pytest  # noqa: E402
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook  # noqa: E402
-
-PARAMETERS = 'preset = "laptop"\nseed = 0\ndevice = "auto"\nout = ""\noverrides = {}'
 
 
 @pytest.fixture(scope="session")
@@ -45,16 +41,4 @@ def browser_path() -> str:
     if path is None:
         message = "no Chromium starts on this machine: python -m jepa_lab.publish.browser"
         pytest.fail(message) if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip(message)
-    return path
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
-    """A small notebook as the chapters are: title, parameters cell, then the given code cells."""
-    notebook = new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    tagged = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    notebook.cells = [new_markdown_cell("# Title"), tagged, *map(new_code_cell, cells)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
     return path

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
-from conftest import write_notebook
+from small_notebook import write_notebook
 
 from jepa_lab import image_world, papers, records
 from jepa_lab.__main__ import main

@@ -5,7 +5,7 @@ import io
 import nbformat
 import pytest
 import tiny_paper
-from conftest import PARAMETERS, write_notebook
+from small_notebook import PARAMETERS, write_notebook
 
 from jepa_lab import provenance
 from jepa_lab.publish import batch, cache, chapters, jobs, parameters

@@ -12,7 +12,7 @@ import nbformat
 import psutil
 import pytest
 import tiny_paper
-from conftest import PARAMETERS, write_notebook
+from small_notebook import PARAMETERS, write_notebook
 
 from jepa_lab import records
 from jepa_lab.__main__ import main
