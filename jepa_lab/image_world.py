@@ -6,7 +6,7 @@ each. Shape letters: B batch, N tokens, P pixels per patch, S pixels per side, D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from jepa_lab import experiment, masks, train
+from jepa_lab.checkpoints import TrainState
 from jepa_lab.configs import added
 from jepa_lab.data import images
 from jepa_lab.encoders import Encoder
@@ -246,6 +247,28 @@ def few_label(data: ImageData, feature_fn: FeatureFn, seed: int) -> Score:
         (10,),
         generator=generator,
     )[10]
+
+
+def score_copies(data: ImageData, model: nn.Module, seed: int, score: Callable = score) -> tuple:
+    """Scores of the trained encoder and of its EMA copy; score: `score` or `few_label`."""
+    encoder, ema_copy = (encoder_features(module, data) for module in (model.encoder, model.target_encoder))
+    return score(data, encoder, seed), score(data, ema_copy, seed)
+
+
+def past(study: Sequence[dict], kind: str, names: Iterable[str]) -> dict[str, list[float]]:
+    """The study's values of the encoder, "kind: name, encoder", by name; of the EMA copy or control without those."""
+    found = {}
+    for name in names:
+        probed = [r["values"].get(f"{kind}: {name}, encoder", r["values"].get(f"{kind}: {name}")) for r in study]
+        found[name] = [value for value in probed if value is not None]
+    return found
+
+
+def panels(states: Mapping[str, TrainState]) -> dict[str, dict[str, tuple[list, list]]]:
+    """Steps and values of the collapse panel, by arm and metric, for `figures.collapse_panel`."""
+    shown = ("loss", "feature_std", "rankme", "lidar", "alpha_req", "cosine_to_mean")
+    histories = {name: state.history for name, state in states.items()}
+    return {name: {m: (history["step"], history[m]) for m in shown} for name, history in histories.items()}
 
 
 def encoder_features(encoder: nn.Module, data: ImageData) -> FeatureFn:
