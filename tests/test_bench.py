@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not in the installed package
 
 from benchmarks import contender, gpu, ours, peers, step, step_text  # noqa: E402
 from jepa_lab import __main__ as command_line  # noqa: E402
 from jepa_lab import papers, runtime  # noqa: E402
+from jepa_lab.encoders import transformer  # noqa: E402
 from jepa_lab.masks import Masks  # noqa: E402
 from jepa_lab.objectives import jepa_objective  # noqa: E402
 
@@ -100,51 +102,52 @@ def counted(peer: peers.Peer, work: ours.Work) -> int:
     return counter.get_total_flops()
 
 
+class OfficialEncoder(nn.Module):
+    """An encoder with the official code's calls and names of weights, on our own modules' arithmetic."""
+
+    def __init__(self, work: ours.Work):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, work.width, work.patch, work.patch)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 64, work.width), requires_grad=False)
+        self.blocks = transformer(work.width, work.depth, work.heads)
+        self.norm = nn.LayerNorm(work.width, eps=ours.EPS)
+
+    def forward(self, images, idx=None):
+        tokens = self.patch_embed.proj(images).flatten(2).mT + self.pos_embed
+        return self.norm(self.blocks(tokens if idx is None else gather(tokens, [idx])))
+
+
+class OfficialPredictor(nn.Module):
+    """A predictor with the official code's calls and names of weights, on our own modules' arithmetic."""
+
+    def __init__(self, work: ours.Work):
+        super().__init__()
+        narrow = work.predictor_width
+        self.predictor_embed, self.predictor_proj = nn.Linear(work.width, narrow), nn.Linear(narrow, work.width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, narrow))
+        self.predictor_pos_embed = nn.Parameter(torch.zeros(1, 64, narrow), requires_grad=False)
+        self.predictor_blocks = transformer(narrow, work.predictor_depth, work.predictor_heads)
+        self.predictor_norm = nn.LayerNorm(narrow, eps=ours.EPS)
+
+    def forward(self, context, idx, targets):
+        position = self.predictor_pos_embed.expand(len(context), -1, -1)
+        context = (self.predictor_embed(context) + gather(position, [idx])).repeat(len(targets), 1, 1)
+        tokens = torch.cat([context, self.mask_token + gather(position, targets)], dim=1)
+        return self.predictor_proj(self.predictor_norm(self.predictor_blocks(tokens))[:, idx.shape[1] :])
+
+
+def gather(tokens, indices):
+    return torch.cat([tokens.take_along_dim(idx[..., None], dim=1) for idx in indices])
+
+
 def peer_in_torch(work: ours.Work) -> peers.Peer:
-    """A stand-in for a peer, with the official code's calls and names of weights, on our own modules' arithmetic."""
-    from torch import nn
-
-    from jepa_lab.encoders import transformer
-
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patch_embed = nn.Module()
-            self.patch_embed.proj = nn.Conv2d(3, work.width, work.patch, work.patch)
-            self.pos_embed = nn.Parameter(torch.zeros(1, 64, work.width), requires_grad=False)
-            self.blocks, self.norm = (
-                transformer(work.width, work.depth, work.heads),
-                nn.LayerNorm(work.width, eps=ours.EPS),
-            )
-
-        def forward(self, images, idx=None):
-            tokens = self.patch_embed.proj(images).flatten(2).mT + self.pos_embed
-            return self.norm(self.blocks(tokens if idx is None else gather(tokens, [idx])))
-
-    class Predictor(nn.Module):
-        def __init__(self):
-            super().__init__()
-            narrow = work.predictor_width
-            self.predictor_embed, self.predictor_proj = nn.Linear(work.width, narrow), nn.Linear(narrow, work.width)
-            self.mask_token = nn.Parameter(torch.zeros(1, 1, narrow))
-            self.predictor_pos_embed = nn.Parameter(torch.zeros(1, 64, narrow), requires_grad=False)
-            self.predictor_blocks = transformer(narrow, work.predictor_depth, work.predictor_heads)
-            self.predictor_norm = nn.LayerNorm(narrow, eps=ours.EPS)
-
-        def forward(self, context, idx, targets):
-            position = self.predictor_pos_embed.expand(len(context), -1, -1)
-            context = (self.predictor_embed(context) + gather(position, [idx])).repeat(len(targets), 1, 1)
-            tokens = torch.cat([context, self.mask_token + gather(position, targets)], dim=1)
-            return self.predictor_proj(self.predictor_norm(self.predictor_blocks(tokens))[:, idx.shape[1] :])
-
-    def gather(tokens, indices):
-        return torch.cat([tokens.take_along_dim(idx[..., None], dim=1) for idx in indices])
-
+    """A stand-in for a peer."""
     return peers.Peer(
-        Encoder(),
-        Predictor(),
-        encode=lambda m, images, idx: m(images, idx),
-        predict=lambda m, *given: m(*given),
+        OfficialEncoder(work),
+        OfficialPredictor(work),
+        encode=lambda module, images, idx: module(images, idx),
+        predict=lambda module, *given: module(*given),
         gather=gather,
         ema=peers._ema_loop,
     )
