@@ -11,7 +11,7 @@ from jepa_lab.figures.look import DASHES, PALETTE, apply_theme, arms, colour, da
 from jepa_lab.figures.plots import COLLAPSE_HINTS, collapse_panel, curves, image_grid, with_slider
 from jepa_lab.figures.verdicts import SIGNS, THIS_RUN, badge, claim_figure, table, verdict_table
 
-house = apply_theme  # the name until chapters 02 and 10 say apply_theme
+house = apply_theme  # the old name, which one line of chapter 10 still uses
 
 __all__ = [
     "COLLAPSE_HINTS",

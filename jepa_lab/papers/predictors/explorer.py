@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jepa_lab import figures
-from jepa_lab.diagnostics import (
-    first_alarm,  # noqa: F401  (until the notebook takes it from diagnostics)
-    last_alarm,
-)
+from jepa_lab.diagnostics import last_alarm
 
 Curves = Mapping[str, Sequence[float]]
 Cell = tuple[float, float]  # EMA decay, factor of the predictor's learning rate

@@ -1,7 +1,6 @@
 """The time-to-quality race of chapter 02 and its ladder, drawn from their run records alone.
 
-The notebook takes the tables, too, from here; they lie in race_tables. plotly is imported inside the functions, so
-that importing this file costs nothing.
+plotly is imported inside the functions, so that importing this file costs nothing.
 """
 
 from __future__ import annotations
@@ -11,25 +10,8 @@ from statistics import mean
 
 from jepa_lab import figures
 from jepa_lab.papers.predictors import race
-from jepa_lab.papers.predictors.race_tables import (
-    arrival_text,
-    entered,
-    rows_of,
-    rungs_of,
-    settings_of,
-    standing_text,
-)
+from jepa_lab.papers.predictors.race_tables import arrival_text, entered
 
-__all__ = [
-    "arrival_figure",
-    "arrival_text",
-    "curves_figure",
-    "ladder_figure",
-    "rows_of",
-    "rungs_of",
-    "settings_of",
-    "standing_text",
-]
 GREY = "#7A7A7A"
 TICKS = [mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5)]
 
