@@ -20,6 +20,7 @@ from typing import SupportsFloat
 
 MIN_SEEDS = 3
 CONFIDENCE = 0.95
+SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not by colour alone
 
 
 @dataclass(frozen=True)
@@ -154,3 +155,10 @@ def _row(claim: Claim, records: list[dict]) -> dict:
         "device": ", ".join(sorted({r["device"] for r in records})) or None,
         "n_seeds": verdict.n_seeds,
     }
+
+
+def badge(verdict: str) -> str:
+    """A verdict as HTML: a sign and the word."""
+    if verdict not in SIGNS:
+        raise ValueError(f"verdict {verdict!r} is none of {', '.join(SIGNS)}")
+    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'

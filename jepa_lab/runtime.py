@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from jepa_lab import diagnostics, distributed
 
-# Buffers need no exchange before a forward pass: tables of positions are the same everywhere, and running statistics are
-# those of the whole batch (`distributed.synchronise_batch_norms`). torch renamed the switch.
+# Buffers need no exchange before a forward pass: tables of positions are the same everywhere, and running statistics
+# are those of the whole batch (`distributed.synchronise_batch_norms`). torch renamed the switch.
 _DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 _BUFFERS_STAY = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h

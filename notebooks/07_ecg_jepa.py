@@ -257,7 +257,7 @@ for name, result in scores.pooling(data, pretrained, tenth, seed).items():
     ways[f"{name}, 10 % of the labels"] = result
 for name, result in ways.items():
     record.value(f"way: {name}", result.points)
-pages.table("Macro-AUC on test records, points", ["labels and pooling", "macro-AUC"], ways.items())
+figures.table("Macro-AUC on test records, points", ["labels and pooling", "macro-AUC"], ways.items())
 
 # %% [markdown]
 # ## What breaks it
@@ -321,7 +321,7 @@ found_claims = (
     | pages.peak_claims(curve, jepa.history, snapshots.encoders)
 )
 experiment.Measured(claims=found_claims).put(record)
-pages.table("What each claim compares ECG-JEPA with", ["claim", "control"], controls.items())
+figures.table("What each claim compares ECG-JEPA with", ["claim", "control"], controls.items())
 
 # %% [markdown]
 # ## Paper says, we measured, differs because

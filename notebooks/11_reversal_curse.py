@@ -179,7 +179,7 @@ explorer.beside(fig, **levels)
 
 # %% tags=["hide-input"]
 title = "Does the right entity beat another partner of the subject?"
-fig = pages.learning_curves(trained, "test over_partner", "P", title)
+fig = pages.learning_curves(trained, "test over_partner", "relation-specific accuracy", title)
 explorer.beside(fig, relation_blind_and_chance=0.5)
 
 # %% [markdown]
@@ -320,7 +320,7 @@ explorer.overlap_figure(names.data["entanglement"])
 # %% tags=["hide-input"]
 print(f"correlation of overlap and contamination {names.claims['overlap-predicts'][0]:.3f}")
 print("mean cosine of hidden activations over the study, layer by layer:")
-print(explorer.layer_lines(study))
+explorer.layer_table(study)
 
 # %% [markdown]
 # Is the overlap a *predictor* of who is moved? With the last projection alone learning, it is, exactly; a test of this
@@ -346,7 +346,9 @@ far = dict(relation_blind_ceiling=1 / larger.num_pairs, chance=1 / (larger.num_t
 explorer.stored_figure(stored["ablations"], "ablations", **far)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(stored["ablations"], "ablations", "test over_partner", "P", relation_blind_and_chance=0.5)
+explorer.stored_figure(
+    stored["ablations"], "ablations", "test over_partner", "relation-specific accuracy", relation_blind_and_chance=0.5
+)
 
 # %% [markdown]
 # Who loses the reversal, and who never learned the facts? The same questions as they were taught:
@@ -388,7 +390,7 @@ explorer.stored_figure(stored["entanglement"], "entanglement", "contamination", 
 # nothing clearly, in neither of the three. Layer by layer, the mean cosine of activations:
 
 # %% tags=["hide-input"]
-print(explorer.layer_lines(stored["entanglement"]))
+explorer.layer_table(stored["entanglement"])
 
 # %% [markdown]
 # **More patience.** Does the autoregressive model only need more steps? And what do they give JEPA? Twice as many for
@@ -398,7 +400,9 @@ print(explorer.layer_lines(stored["entanglement"]))
 explorer.stored_figure(stored["patience"], "patience", **far)
 
 # %% tags=["hide-input"]
-explorer.stored_figure(stored["patience"], "patience", "test over_partner", "P", relation_blind_and_chance=0.5)
+explorer.stored_figure(
+    stored["patience"], "patience", "test over_partner", "relation-specific accuracy", relation_blind_and_chance=0.5
+)
 
 # %% [markdown]
 # JEPA only needed time: with twice the steps it clears the ceiling by far. The autoregressive model knows every fact
@@ -427,7 +431,11 @@ explorer.stored_figure(
 
 # %% tags=["hide-input"]
 explorer.stored_figure(
-    stored["large concepts"], "large concepts", "test over_partner", "P", relation_blind_and_chance=0.5
+    stored["large concepts"],
+    "large concepts",
+    "test over_partner",
+    "relation-specific accuracy",
+    relation_blind_and_chance=0.5,
 )
 
 # %% [markdown]

@@ -9,19 +9,15 @@ imported inside the functions, so that importing this package costs nothing.
 
 from jepa_lab.figures.look import DASHES, PALETTE, apply_theme, arms, colour, dash, description_of
 from jepa_lab.figures.plots import COLLAPSE_HINTS, collapse_panel, curves, image_grid, with_slider
-from jepa_lab.figures.verdicts import SIGNS, THIS_RUN, badge, claim_figure, table, verdict_table
-
-house = apply_theme  # the old name, which one line of chapter 10 still uses
+from jepa_lab.figures.verdicts import THIS_RUN, claim_figure, table, verdict_table
 
 __all__ = [
     "COLLAPSE_HINTS",
     "DASHES",
     "PALETTE",
-    "SIGNS",
     "THIS_RUN",
     "apply_theme",
     "arms",
-    "badge",
     "claim_figure",
     "collapse_panel",
     "colour",

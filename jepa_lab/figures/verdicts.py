@@ -7,11 +7,10 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from jepa_lab.claims import mean_and_half_width
+from jepa_lab.claims import badge, mean_and_half_width
 from jepa_lab.figures.look import apply_theme, colour, rgba
 
 THIS_RUN = "this page's run"
-SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not by colour alone
 MARK = "#222222"
 
 
@@ -111,13 +110,6 @@ def _values_in_words(name: str, study: Mapping, this_run: Mapping, paper: Mappin
         parts.append(f"study mean {mean:.4g}{spread} over {len(values)} seed{'s' * (len(values) > 1)}")
     parts += [f"{who} {held[name]:.4g}" for who, held in ((THIS_RUN, this_run), ("paper", paper)) if name in held]
     return ", ".join(parts)
-
-
-def badge(verdict: str) -> str:
-    """A verdict as HTML: a sign and the word."""
-    if verdict not in SIGNS:
-        raise ValueError(f"verdict {verdict!r} is none of {', '.join(SIGNS)}")
-    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
 
 
 def _html_table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = ""):

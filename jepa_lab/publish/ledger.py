@@ -8,7 +8,6 @@ from jepa_lab.configs import config_hash
 from jepa_lab.publish.chapters import Chapter
 
 VERDICTS = ("supported", "not supported", "inconclusive")
-SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}  # not by colour alone
 
 
 def rows(chapters: list[Chapter], preset: str = "laptop", root=None) -> list[dict]:
@@ -96,7 +95,7 @@ def claims_table(rows: list[dict], baselines: dict[tuple[str, str], str]) -> str
         baseline = baselines.get((row["chapter"], row["claim_id"]))
         cells = [
             f"{row['statement']} ({row['metric']}, {row['direction']} is better)",
-            f"{_mark(row['verdict'])} {row['preset'] or 'no run'}, {_seeds(row)}",
+            f"{claims.badge(row['verdict'])} {row['preset'] or 'no run'}, {_seeds(row)}",
             _gain(row) if row["n_seeds"] else "not measured",
             f"{row['margin']:g}",
             _numbers(row["values"]),
@@ -139,10 +138,6 @@ def _seeds(row: dict) -> str:
 
 def _link(chapter: str) -> str:
     return f"[{chapter}](../notebooks/{chapter}.ipynb)"
-
-
-def _mark(verdict: str) -> str:
-    return f'<span class="jl-verdict jl-{verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
 
 
 def _numbers(values: list[float]) -> str:

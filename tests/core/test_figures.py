@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jepa_lab import figures
+from jepa_lab import claims, figures
 
 X, Y = [0, 1, 2], [3.0, 2.0, 1.0]
 
@@ -157,7 +157,7 @@ def test_the_verdict_table_names_verdicts_in_words_and_escapes_text():
     assert "a &lt; b" in html and "not supported" in re.sub("<[^>]+>", "", html)
     assert "1.23" in html and html.count("<tr>") == 2
     with pytest.raises(ValueError, match="none of supported"):
-        figures.badge("maybe")
+        claims.badge("maybe")
 
 
 def test_a_table_escapes_its_text_and_names_its_rows():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -64,26 +63,11 @@ def mask_slider(pictures: Sequence[tuple[str, object]], title: str):
     return figure
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]):
-    """An HTML table; the first cell of each row names it."""
-    from IPython.display import HTML
-
-    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    body = ""
-    for first, *others in rows:
-        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in others)
-        body += f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>'
-    return HTML(
-        f'<div class="jl-table" tabindex="0" role="group" aria-label="{html.escape(caption)}"><table>'
-        f"<caption>{html.escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
 def share_table(probed: Probed, shares: Iterable[float]):
     """Macro-AUC of every set of features for every share of the labels."""
     head = ["features", *(f"{share:.0%} of the labels" for share in shares)]
     rows = [[name, *row.values(), *[""] * (len(head) - 1 - len(row))] for name, row in probed.items()]
-    return table("Macro-AUC of a logistic probe, points", head, rows)
+    return figures.table("Macro-AUC of a logistic probe, points", head, rows)
 
 
 def cost_table(breaks: Mapping[str, Result], logs: Mapping[str, Mapping[str, float]], reference: str):
@@ -94,7 +78,7 @@ def cost_table(breaks: Mapping[str, Result], logs: Mapping[str, Mapping[str, flo
         rank = f"{log['rankme']:.1f}" if log else ""
         alarm = (diagnostics.collapsed(log) or "none") if log else ""
         rows.append([name, f"{breaks[reference].points - result.points:.1f}", rank, alarm])
-    return table("Cost of each change", ["run", "cost, points", "RankMe", "alarm"], rows)
+    return figures.table("Cost of each change", ["run", "cost, points", "RankMe", "alarm"], rows)
 
 
 def panel_lines(curve: Mapping[int, Result], history: Mapping[str, list[float]]) -> dict[str, tuple[list, list]]:

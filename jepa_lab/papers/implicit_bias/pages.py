@@ -209,7 +209,7 @@ def patch_times(patches: Measured, cfg: Config):
     fig.update_layout(yaxis_title=dict(text="t*, literal time"), height=420)
     ratios = [f"{o.upper()} noisy over clean {patches.data['ratio'][o][at].mean():.2f}" for o in OBJECTIVES]
     words = f"Critical time against measured rho, six directions of real patches: {'; '.join(ratios)}"
-    figures.house(fig, words)
+    figures.apply_theme(fig, words)
     return fig.update_layout(margin=dict(t=90), legend=dict(y=1, yref="container", yanchor="top"))
 
 

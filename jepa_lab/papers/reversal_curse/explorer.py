@@ -143,21 +143,21 @@ def stored_figure(
     return beside(figures.claim_figure(held, {}, title, title=f"Stored runs: {name}{few}"), "x", **levels)
 
 
-def layer_lines(records: Sequence[dict]) -> str:
+def layer_table(records: Sequence[dict]):
     """Mean cosine of hidden activations by arm and layer, over stored records: names that share a token, and others."""
     keys = dict.fromkeys(key for record in records for key in record["values"] if OTHERS in key)
-    lines = []
+    rows = []
     for key in keys:
         arm, layer = key.split(OTHERS)
-        sharing, others = (_mean_of(records, name) for name in (f"{arm}{SHARING}{layer}", key))
-        lines.append(f"{arm:38s} {layer:14s} share a token {sharing}   others {others}")
-    return "\n".join(lines)
+        rows.append([arm, layer, _mean_of(records, f"{arm}{SHARING}{layer}"), _mean_of(records, key)])
+    head = ["model", "layer", "names that share a token", "other names"]
+    return figures.table("Mean cosine of hidden activations", head, rows)
 
 
 def _mean_of(records: Sequence[dict], key: str) -> str:
-    """The mean of a value over the records that hold it, as text of five characters."""
+    """The mean of a value over the records that hold it, as text."""
     values = [record["values"][key] for record in records if key in record["values"]]
-    return f"{mean(values):.3f}" if values else "  –  "
+    return f"{mean(values):.3f}" if values else "–"
 
 
 def overlap_figure(measured: Entanglement, most: int = 1500):

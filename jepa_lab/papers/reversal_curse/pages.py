@@ -16,14 +16,6 @@ PAPER_MRR = PAPER | {"AR, concepts": 0.823}
 PANEL = ("loss", "feature_std", "rankme", "cosine_to_mean")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]):
-    """A Markdown table."""
-    from IPython.display import Markdown
-
-    lines = [header, ["---"] * len(header), *rows]
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
-
-
 # Models that were trained on this page
 
 
@@ -52,14 +44,16 @@ def closed_choice(trained: Mapping[str, Trained], blind_mrr: float):
         weights = sum(p.numel() for p in model.model.parameters())
         scores = model.reversed
         rows.append([name, f"{weights:,}", f"{scores.closed:.3f}", f"{scores.mrr:.3f}", f"{blind_mrr:.3f}"])
-    return table(["model", "weights", "right of all entities", "MRR", "relation-blind MRR"], rows)
+    head = ["model", "weights", "right of all entities", "MRR", "relation-blind MRR"]
+    return figures.table("Scores on reversed facts", head, rows)
 
 
 def consistencies(values: Mapping[str, float]):
     """Table of the cosine of an entity's vectors as subject and as answer."""
     ending = ": consistency"
     rows = [[name.removesuffix(ending), f"{value:.3f}"] for name, value in values.items() if name.endswith(ending)]
-    return table(["model", "cosine as subject and as answer (1 by construction where both are one embedding)"], rows)
+    caption = "An entity as subject and as answer; 1 by construction where both are one embedding"
+    return figures.table(caption, ["model", "cosine"], rows)
 
 
 def frontier() -> dict[str, tuple]:
@@ -73,7 +67,7 @@ def chain_table(values: Mapping[str, float], branching: int):
     for kind, label in (("answers", "targets"), ("inner", "entities between"), ("taught", "taught values")):
         shares = [values.get(f"branching {branching}, {name}: {kind}") for name in (*CHAINED, ORDER_BLIND)]
         rows.append([label, *("–" if share is None else f"{share:.2f}" for share in shares)])
-    return table(["right values", *CHAINED, ORDER_BLIND], rows)
+    return figures.table("Sums over a chain of names", ["right values", *CHAINED, ORDER_BLIND], rows)
 
 
 # Beside the records of the study

@@ -69,11 +69,12 @@ def test_scores_stand_beside_the_study_and_unknown_ones_are_left_out(trained):
 
 
 def test_tables_have_one_row_a_model_or_kind_of_question(trained):
-    choice = pages.closed_choice(trained, 0.611).data.splitlines()
-    assert len(choice) == 2 + 2 and choice[2].startswith("| JEPA | 6,688 |")
+    choice = pages.closed_choice(trained, 0.611).data
+    assert choice.count('<th scope="row">') == 2 and '<th scope="row">JEPA</th><td>6,688</td>' in choice
     values = {"branching 2, AR: answers": 0.25}
-    chain = pages.chain_table(values, 2).data.splitlines()
-    assert len(chain) == 2 + 3 and chain[2] == "| targets | – | 0.25 | – | – |"
+    chain = pages.chain_table(values, 2).data
+    cells = "".join(f"<td>{cell}</td>" for cell in ("–", "0.25", "–", "–"))
+    assert chain.count('<th scope="row">') == 3 and f'<th scope="row">targets</th>{cells}' in chain
 
 
 def test_a_stored_long_run_is_drawn_with_every_arm_of_its_experiment(tmp_path, monkeypatch):
@@ -85,9 +86,9 @@ def test_a_stored_long_run_is_drawn_with_every_arm_of_its_experiment(tmp_path, m
     assert len(arms) == 8
     for field in ("test accuracy", "rankme"):
         assert set(facts_explorer.by_arm(held, field)) == arms
-    lines = facts_explorer.layer_lines(held).splitlines()
-    assert len(lines) == 2 * len(arms)
-    assert any(line.startswith("JEPA, untied ") and "recognition 1" in line for line in lines)
+    table = facts_explorer.layer_table(held).data
+    assert table.count('<th scope="row">') == 2 * len(arms)
+    assert '<th scope="row">JEPA, untied</th><td>recognition 1' in table
     assert "only 1 seed" in figure.layout.title.text
     assert all(name in figure.layout.meta["description"] for name in arms)
 
