@@ -27,8 +27,9 @@ from jepa_lab.objectives import JEPA, jepa_objective
 from jepa_lab.predictors import Predictor
 from jepa_lab.probes import few_labels
 from jepa_lab.probes.features import embed
+from jepa_lab.probes.knn import knn_probe
+from jepa_lab.probes.linear import linear_probe
 from jepa_lab.probes.scores import Score
-from jepa_lab.probes.summary import score_features
 from jepa_lab.tasks import Objective, Sampler, TokenTask
 
 FeatureFn = Callable[[UInt8[Tensor, "n N P"]], Float[Tensor, "n D"]]
@@ -189,12 +190,10 @@ def predictor(cfg: Config, grid: tuple[int, int], out_dim: int | None = None) ->
     return Predictor(grid, cfg.width, cfg.predictor_width, cfg.predictor_depth, heads, out_dim or cfg.width)
 
 
-def build(
-    cfg: Config,
-    grid: tuple[int, int],
-    patch_dim: int,
-    predictor: Callable[[Config, tuple[int, int]], nn.Module] = predictor,
-) -> JEPA:
+MakePredictor = Callable[[Config, tuple[int, int]], nn.Module]
+
+
+def build(cfg: Config, grid: tuple[int, int], patch_dim: int, predictor: MakePredictor = predictor) -> JEPA:
     """A fresh I-JEPA, drawn from torch's global generator: first the encoder, so that all arms of a seed share it."""
     encoder = Encoder(grid, patch_dim, cfg.width, cfg.depth, cfg.heads)
     return JEPA(encoder, predictor(cfg, grid))
@@ -205,7 +204,7 @@ def arm(
     data: ImageData,
     sampler: Sampler,
     objective: Objective = jepa_objective,
-    predictor: Callable[[Config, tuple[int, int]], nn.Module] = predictor,
+    predictor: MakePredictor = predictor,
     changes: Mapping[str, object] | None = None,
 ) -> Arm:
     """One way to train on image data: who sees what, what is predicted by which predictor, what differs in the config.
@@ -231,28 +230,31 @@ def reference(cfg: Config, data: ImageData) -> Arm:
 
 
 def score(data: ImageData, feature_fn: FeatureFn, seed: int) -> dict[str, Score]:
-    """Linear probe, kNN and 10 labels per class of frozen features; draws depend on the seed alone."""
-    generator = torch.Generator(data.probe.device).manual_seed(seed)
-    return score_features(feature_fn(data.probe), data.probe_labels, feature_fn(data.test), data.test_labels, generator)
+    """Linear probe, kNN and 10 labels per class of frozen features; each draws from the seed alone."""
+    parts = _labelled(data, feature_fn)
+    return {
+        "linear": linear_probe(*parts, _generator(data, seed)),
+        "knn": knn_probe(*parts),
+        "few_label": few_labels.few_label(*parts, (10,), generator=_generator(data, seed))[10],
+    }
 
 
 def few_label(data: ImageData, feature_fn: FeatureFn, seed: int) -> Score:
-    """10 labels per class alone, where many arms are compared: a third of the cost of `score`."""
-    generator = torch.Generator(data.probe.device).manual_seed(seed)
-    return few_labels.few_label(
-        feature_fn(data.probe),
-        data.probe_labels,
-        feature_fn(data.test),
-        data.test_labels,
-        (10,),
-        generator=generator,
-    )[10]
+    """10 labels per class alone, as in `score`, where many arms are compared: a third of the cost."""
+    return few_labels.few_label(*_labelled(data, feature_fn), (10,), generator=_generator(data, seed))[10]
+
+
+def _labelled(data: ImageData, feature_fn: FeatureFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return feature_fn(data.probe), data.probe_labels, feature_fn(data.test), data.test_labels
+
+
+def _generator(data: ImageData, seed: int) -> torch.Generator:
+    return torch.Generator(data.probe.device).manual_seed(seed)
 
 
 def score_copies(data: ImageData, model: nn.Module, seed: int, score: Callable = score) -> tuple:
     """Scores of the trained encoder and of its EMA copy; score: `score` or `few_label`."""
-    encoder, ema_copy = (encoder_features(module, data) for module in (model.encoder, model.target_encoder))
-    return score(data, encoder, seed), score(data, ema_copy, seed)
+    return tuple(score(data, encoder_features(e, data), seed) for e in (model.encoder, model.target_encoder))
 
 
 def past(study: Sequence[dict], kind: str, names: Iterable[str]) -> dict[str, list[float]]:

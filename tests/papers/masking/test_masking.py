@@ -51,6 +51,7 @@ def test_scores_of_controls_and_of_an_encoder(data):
         scores = image_world.score(data, feature_fn, 0)
         assert set(scores) == {"linear", "knn", "few_label"}
         assert all(0.1 < score.value <= 1 for score in scores.values()), name
+        assert image_world.few_label(data, feature_fn, 0) == scores["few_label"]  # the same draws of labels
     pooled = image_world.controls(CFG, data, 0, pool=7)["raw pixels"](data.test[:3])
     torch.testing.assert_close(pooled, data.to_batch(data.test[:3]).mean(dim=2))
 
