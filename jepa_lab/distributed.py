@@ -19,7 +19,7 @@ from torch import Tensor, nn
 Drawn = TypeVar("Drawn")
 
 
-def start() -> str:
+def join() -> str:
     """Join the other processes when torchrun started this one; returns the device to train on."""
     has_gpu = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
@@ -30,8 +30,8 @@ def start() -> str:
     return f"cuda:{torch.cuda.current_device()}"
 
 
-def stop() -> None:
-    """Leave the group that `start` joined."""
+def leave() -> None:
+    """Leave the group that `join` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

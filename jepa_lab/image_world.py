@@ -27,9 +27,8 @@ from jepa_lab.objectives import JEPA, jepa_objective
 from jepa_lab.predictors import Predictor
 from jepa_lab.probes import few_labels
 from jepa_lab.probes.features import embed
-from jepa_lab.probes.knn import knn_probe
-from jepa_lab.probes.linear import linear_probe
 from jepa_lab.probes.scores import Score
+from jepa_lab.probes.summary import score_features
 from jepa_lab.tasks import Objective, Sampler, TokenTask
 
 FeatureFn = Callable[[UInt8[Tensor, "n N P"]], Float[Tensor, "n D"]]
@@ -231,12 +230,7 @@ def reference(cfg: Config, data: ImageData) -> Arm:
 
 def score(data: ImageData, feature_fn: FeatureFn, seed: int) -> dict[str, Score]:
     """Linear probe, kNN and 10 labels per class of frozen features; each draws from the seed alone."""
-    parts = _labelled(data, feature_fn)
-    return {
-        "linear": linear_probe(*parts, _generator(data, seed)),
-        "knn": knn_probe(*parts),
-        "few_label": few_labels.few_label(*parts, (10,), generator=_generator(data, seed))[10],
-    }
+    return score_features(*_labelled(data, feature_fn), seed)
 
 
 def few_label(data: ImageData, feature_fn: FeatureFn, seed: int) -> Score:

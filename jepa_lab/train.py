@@ -202,7 +202,7 @@ def fit(
     compile: bool | None = None,
     at: Mapping[int, Callable[[TrainState], None]] = MappingProxyType({}),
 ) -> TrainState:
-    """Train from `state.step` to `cfg.num_steps`, on as many processes as `distributed.start` joined.
+    """Train from `state.step` to `cfg.num_steps`, on as many processes as `distributed.join` joined.
 
     name: of the arm, part of the checkpoint's fingerprint. measure: called at every log; its numbers join
     `state.history`, beside the loss and its parts. checkpoint: written every `save_every` steps and at the end; where

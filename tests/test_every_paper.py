@@ -174,14 +174,14 @@ TWO = """if True:
     torch.set_num_threads(1)
     from every_paper import CALM, TRAINED, arms, tensors, trained
     from jepa_lab import distributed
-    distributed.start()
+    distributed.join()
     ended = {{}}
     for slug in TRAINED:
         for name in arms(slug)[1]:
             state = trained(slug, name, 2, changes=CALM, measure=None)
             ended[slug, name] = state.model.state_dict(), state.history["loss"]
     torch.save(ended, f"{folder}/{{distributed.world()}}-{{distributed.rank()}}.pt")
-    distributed.stop()
+    distributed.leave()
 """
 
 

@@ -64,7 +64,7 @@ def train(options: argparse.Namespace) -> int:
         for name, score in scores.items():
             print(f"{name}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
         print(out)
-    distributed.stop()
+    distributed.leave()
     return 0
 
 

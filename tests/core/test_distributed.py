@@ -27,7 +27,7 @@ PROGRAM = """if True:
     from jepa_lab.objectives import jepa_objective
     from jepa_lab.tasks import TokenTask
 
-    assert distributed.start() == "cpu"
+    assert distributed.join() == "cpu"
     folder, processes = Path(sys.argv[1]), int(sys.argv[2])
     assert distributed.world() == processes
     # Adam would blow up rounding where a gradient is zero, as that of a key bias
@@ -71,7 +71,7 @@ PROGRAM = """if True:
         results["resumed"] = trained(checkpoint=folder / f"cut{{processes}}.pt")
     results["poison"] = trained(to_batch=poisoned)
     torch.save(results, folder / f"{{processes}}-{{distributed.rank()}}.pt")
-    distributed.stop()
+    distributed.leave()
 """
 
 

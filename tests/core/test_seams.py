@@ -21,10 +21,10 @@ PROGRAM = """if True:
     torch.set_num_threads(1)
     from test_seams import MINIATURES, trained
     from jepa_lab import distributed
-    distributed.start()
+    distributed.join()
     ended = {{name: trained(name).model.state_dict() for name in MINIATURES}}
     torch.save(ended, f"{folder}/{{distributed.world()}}-{{distributed.rank()}}.pt")
-    distributed.stop()
+    distributed.leave()
 """
 
 

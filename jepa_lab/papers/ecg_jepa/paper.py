@@ -143,7 +143,7 @@ def train_reference(cfg: Config, out: Path, seed: int = 0, **how) -> dict[str, S
 
     how: what else `experiment.train_headless` takes, such as `resume` and `micro_batches`.
     """
-    data = world.load(cfg, distributed.start())
+    data = world.load(cfg, distributed.join())
     if distributed.rank() == 0:
         print(data.described(), flush=True)
     state = experiment.train_headless(cfg, arms(cfg, data)[REFERENCE], out, seed, **how)

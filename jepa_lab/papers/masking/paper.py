@@ -191,5 +191,5 @@ def train_reference(cfg: Config, out: Path, **how) -> dict[str, Score]:
 
     how: `seed`, `resume`, `micro_batches`.
     """
-    data = image_world.load(cfg, distributed.start())
+    data = image_world.load(cfg, distributed.join())
     return image_world.train_and_score(cfg, data, arms(cfg, data)["I-JEPA"], out, **how)

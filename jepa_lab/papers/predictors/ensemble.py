@@ -1,6 +1,6 @@
 """Many small JEPAs of one shape trained at once, member by member the same as separate runs of `train.fit`.
 
-    members = ensemble.fit(ensemble.stack(models, seeds), cfgs, task).members
+    members = ensemble.train_members(ensemble.stack(models, seeds), cfgs, task).members
     members[s].model, members[s].history
 
 All weights lie in one matrix, a row per member. The objective written for one model runs under `torch.func.vmap`, and
@@ -160,7 +160,7 @@ def _optimizer(weights_P: Tensor, grads_P: Tensor, stretches: list[tuple[int, bo
 # Training
 
 
-def fit(
+def train_members(
     ensemble: Ensemble,
     cfgs: Config | Sequence[Config],
     task: TokenTask,

@@ -210,6 +210,6 @@ def train_reference(cfg: Config, out: Path, **how) -> dict[str, Score]:
 
     Trains on the GPUs where there are some. how: `seed`, `resume`, `micro_batches`.
     """
-    data = image_world.load(cfg, distributed.start())
+    data = image_world.load(cfg, distributed.join())
     arm = race_arm(cfg, data) if isinstance(cfg, RaceConfig) else arms(cfg, data)["I-JEPA"]
     return image_world.train_and_score(cfg, data, arm, out, **how)

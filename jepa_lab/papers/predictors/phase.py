@@ -23,7 +23,7 @@ def phase(cfg: Config, data: ImageData, seed: int, progress: bool = True) -> dic
     sampler = image_world.multi_block(small, data.grid, cfg.num_targets)
     arm = image_world.arm("phase", data, sampler)
     models = [experiment.fresh_model(small, arm, seed) for _ in cells]
-    trained = ensemble.fit(
+    trained = ensemble.train_members(
         ensemble.stack(models, [seed] * len(cells), arm.task.device),
         [replace(small, ema_decay=(decay, decay), ema_memory=None) for decay, _ in cells],
         arm.task,

@@ -59,7 +59,7 @@ def histories(data, objective=jepa_objective, predictor=image_world.predictor, d
     cfg = CFG if decay is None else replace(CFG, ema_decay=(decay, decay))
     stacked = ensemble.stack([experiment.fresh_model(cfg, arm, seed) for seed in SEEDS], SEEDS)
     panel = experiment.collapse_panel(data.probe[:200], data.to_batch, sampler)
-    members = ensemble.fit(stacked, cfg, arm.task, objective, measure=panel, progress=False).members
+    members = ensemble.train_members(stacked, cfg, arm.task, objective, measure=panel, progress=False).members
     return [member.history for member in members]
 
 

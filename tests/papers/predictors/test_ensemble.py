@@ -40,7 +40,7 @@ def task_of(patches=DATA, sampler=SAMPLER):
 
 def together(seeds, cfgs=CFG, starts=None, patches=DATA, **how):
     stacked = ensemble.stack([tiny(s) for s in (starts or seeds)], seeds)
-    return ensemble.fit(stacked, cfgs, task_of(patches), progress=False, **how)
+    return ensemble.train_members(stacked, cfgs, task_of(patches), progress=False, **how)
 
 
 def apart(seed, cfg=CFG, start=None, patches=DATA, **how):
@@ -79,7 +79,7 @@ def test_members_of_one_seed_share_their_batches_and_still_equal_separate_runs()
         return SAMPLER(batch_size, generator)
 
     stacked = ensemble.stack([tiny(3), tiny(4)], (9, 9))
-    ensemble.fit(stacked, CFG, task_of(sampler=counted), progress=False)
+    ensemble.train_members(stacked, CFG, task_of(sampler=counted), progress=False)
     assert len(calls) == CFG.num_steps
     for member, start in zip(stacked.members, (3, 4)):
         assert_same(member, apart(9, start=start))
@@ -130,7 +130,7 @@ def test_a_member_that_is_lost_stands_still_and_the_others_go_on():
     models[0].predictor.out.bias.data[0] = torch.inf
     before = copy.deepcopy(models[0].state_dict())
     stacked = ensemble.stack(models, (0, 1))
-    lost, healthy = ensemble.fit(stacked, replace(CFG, max_bad_steps=3), task_of(), progress=False).members
+    lost, healthy = ensemble.train_members(stacked, replace(CFG, max_bad_steps=3), task_of(), progress=False).members
     assert all(torch.equal(p, before[name]) for name, p in models[0].state_dict().items())
     assert lost.bad_steps == CFG.num_steps and torch.tensor(lost.history["loss"]).isnan().all()
     assert_same(healthy, apart(1))
@@ -146,7 +146,7 @@ def test_one_member_alone_works_and_goes_on_where_it_stopped():
     stacked = ensemble.stack([model], [4])
     state = train.start(tiny(4), CFG, 4, "cpu")
     for steps in (3, 7):
-        ensemble.fit(stacked, replace(CFG, num_steps=steps), task_of(), progress=False)
+        ensemble.train_members(stacked, replace(CFG, num_steps=steps), task_of(), progress=False)
         train.fit(state, replace(CFG, num_steps=steps), task_of(), progress=False)
     assert stacked.members[0].model is model and stacked.step == 7
     assert_same(stacked.members[0], state)
@@ -178,7 +178,9 @@ def sizes_by_seed(batch_size, generator):
         (lambda: together((0, 1), [CFG, replace(CFG, batch_size=4, num_steps=9)]), "share num_steps, batch_size"),
         (lambda: together((0, 1), replace(CFG, batch_size=64)), "cannot fill one batch"),
         (
-            lambda: ensemble.fit(ensemble.stack([tiny(), tiny()], (0, 1)), CFG, task_of(sampler=sizes_by_seed)),
+            lambda: ensemble.train_members(
+                ensemble.stack([tiny(), tiny()], (0, 1)), CFG, task_of(sampler=sizes_by_seed)
+            ),
             "another size for every seed",
         ),
         (lambda: together((0, 1), replace(CFG, optimizer="muon")), "trains with optimizer adamw only"),
