@@ -69,10 +69,8 @@ print(f"data: {data.source.name}\nfrom: {data.source.source}")
 # ## The idea
 #
 # Cut an image into patches. One encoder sees a few of them, the *context*. A copy of it, the {term}`target encoder`,
-# sees
-# the whole image. A small network, the {term}`predictor`, gets the context and the *positions* of some hidden blocks
-# and must
-# say what the target encoder computed there:
+# sees the whole image. A small network, the {term}`predictor`, gets the context and the *positions* of some hidden
+# blocks and must say what the target encoder computed there:
 #
 # $$
 # \begin{aligned}
@@ -82,12 +80,9 @@ print(f"data: {data.source.name}\nfrom: {data.source.source}")
 # $$ (eq-ijepa)
 #
 # $f$ is `encoder`, $\bar f$ is `target_encoder`, $g$ is `predictor`, $x_C$ the context, $p_i$ the positions of block
-# $i$, $m$ is
-# `ema_decay`, $M$ is `num_targets`, and $D$ is the smooth-L1 distance of the authors' code (their text writes a squared
-# L2). Nothing but the mask decides how hard, and
-# how useful, the task is. **So look at the masks first.** Pick a kind of data, move the sliders; the heat maps show how
-# often
-# each position is seen and predicted.
+# $i$, $m$ is `ema_decay`, $M$ is `num_targets`, and $D$ is the smooth-L1 distance of the authors' code (their text
+# writes a squared L2). Nothing but the mask decides how hard, and how useful, the task is. **So look at the masks
+# first.** Pick a kind of data, move the sliders; the heat maps show how often each position is seen and predicted.
 
 # %% tags=["hide-input"]
 mask_explorer.mask_explorer(data.example[0], f"{data.source.name}, {data.source.source}")
@@ -96,14 +91,11 @@ mask_explorer.mask_explorer(data.example[0], f"{data.source.name}, {data.source.
 # ### The official sampler never asks about the last row
 #
 # The published code draws a block's corner from a range that leaves out its upper end, draws size and shape from one
-# random
-# number, and trims every context of a batch to the shortest, from the end of the raster. On the paper's own 14 × 14
-# grid
-# the last row and column are therefore never a target, and the more images share a batch, the less context is left, all
-# of it at the top. Move the slider. Our corrected sampler (`masks.multi_block`) draws corners from all valid positions
-# and
-# keeps a fixed number of context tokens, chosen at random; `masks.multi_block_published` keeps the published
-# statistics.
+# random number, and trims every context of a batch to the shortest, from the end of the raster. On the paper's own 14 ×
+# 14 grid the last row and column are therefore never a target, and the more images share a batch, the less context is
+# left, all of it at the top. Move the slider. Our corrected sampler (`masks.multi_block`) draws corners from all valid
+# positions and keeps a fixed number of context tokens, chosen at random; `masks.multi_block_published` keeps the
+# published statistics.
 
 # %% tags=["hide-input"]
 mask_explorer.statistics_figure(draws=2000 if preset != "smoke" else 256)
@@ -130,22 +122,17 @@ print("loss", float(objectives.jepa_objective(model, batch, drawn)))
 
 # %% [markdown]
 # Two details matter more on small images than any mask. The patch embedding is drawn by fan-in: with the published
-# standard
-# deviation 0.02 the 49 pixels of a patch would add up to $0.02\sqrt{49} = 0.14$ beside a position code of size 0.7, and
-# every target would look
-# like every other. And the context must not starve: on this 4 × 4 grid the published rules, which ask for more than ten
-# context
-# tokens beside four blocks, cannot be met at all. So the reference here, called I-JEPA in the figures, predicts two
-# blocks;
-# one, three and four are arms of their own.
+# standard deviation 0.02 the 49 pixels of a patch would add up to $0.02\sqrt{49} = 0.14$ beside a position code of size
+# 0.7, and every target would look like every other. And the context must not starve: on this 4 × 4 grid the published
+# rules, which ask for more than ten context tokens beside four blocks, cannot be met at all. So the reference here,
+# called I-JEPA in the figures, predicts two blocks; one, three and four are arms of their own.
 #
 # ## Experiment
 #
 # One encoder, trained live; then one arm for each claim, with the same start, the same batches and the same number of
-# steps.
-# Every arm is scored frozen: the encoder's latents, averaged over tokens and standardised. The paper probes the EMA
-# copy. Claims here probe the encoder, because the encoder is equally fresh in every arm, with or without an EMA; the
-# score of the EMA copy, which remembers a twentieth of the run, stands beside it. The probes never see a test image
+# steps. Every arm is scored frozen: the encoder's latents, averaged over tokens and standardised. The paper probes the
+# EMA copy. Claims here probe the encoder, because the encoder is equally fresh in every arm, with or without an EMA;
+# the score of the EMA copy, which remembers a twentieth of the run, stands beside it. The probes never see a test image
 # before scoring, and the {term}`linear probe`'s strength is chosen on training images.
 
 # %%
@@ -172,12 +159,9 @@ pages.score_table(scores, ema_scores, "Accuracy of this run, %")
 # ### My loss goes up: is it broken?
 #
 # This is the question that people ask most about JEPA code. The loss compares a prediction with a target that is itself
-# being
-# learned. When targets become richer they become harder to predict, and the loss *rises* while the features improve;
-# when
-# everything collapses to a constant the loss is perfect. So never read it alone. Below is a healthy run beside one that
-# has
-# neither {term}`EMA` nor {term}`stop-gradient`: one encoder that chases itself.
+# being learned. When targets become richer they become harder to predict, and the loss *rises* while the features
+# improve; when everything collapses to a constant the loss is perfect. So never read it alone. Below is a healthy run
+# beside one that has neither {term}`EMA` nor {term}`stop-gradient`: one encoder that chases itself.
 
 # %% tags=["hide-input"]
 pair = {name: states[name] for name in ("I-JEPA", "no EMA, no stop-gradient")}
@@ -193,22 +177,17 @@ for name, state in pair.items():
 
 # %% [markdown]
 # **What to look at.** {term}`RankMe` counts the directions that carry something; near 1 it says that all images look
-# alike. `feature_std` is
-# the plain spread. A cosine to the mean near 1 says that one direction is all there is. {term}`LiDAR` and `alpha_req`,
-# the slope of the
-# spectrum, know no scale: when all features shrink together, what is left over can still look rich to them. So the
-# alarm,
-# one function called `diagnostics.collapsed`, listens to the first three.
+# alike. `feature_std` is the plain spread. A cosine to the mean near 1 says that one direction is all there is.
+# {term}`LiDAR` and `alpha_req`, the slope of the spectrum, know no scale: when all features shrink together, what is
+# left over can still look rich to them. So the alarm, one function called `diagnostics.collapsed`, listens to the first
+# three.
 #
 # ### A fairer world
 #
 # Every Fashion-MNIST garment sits in the middle of a black square, so raw pixels are already a good description. Here
-# are the same
-# garments at random places and scales, among fragments of others, in uneven light. These canvases are **generated**;
-# the
-# exact mask of every object is known (`data.images.cluttered`). A first, harder setting left every method near chance,
-# the controls
-# included; this one was then chosen by looking at the controls alone.
+# are the same garments at random places and scales, among fragments of others, in uneven light. These canvases are
+# **generated**; the exact mask of every object is known (`data.images.cluttered`). A first, harder setting left every
+# method near chance, the controls included; this one was then chosen by looking at the controls alone.
 
 # %%
 canvases = paper.cluttered(cfg, device)
@@ -233,8 +212,8 @@ figures.image_grid(canvases.example[:12], "Twelve test canvases, generated", col
 # ## Result
 #
 # Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw.
-# The paper's
-# numbers are of another data set a thousand times larger, so they stand in the table below and not on this axis.
+# The paper's numbers are of another data set a thousand times larger, so they stand in the table below and not on this
+# axis.
 
 # %% tags=["hide-input"]
 few = pages.points(scores, "few_label")
@@ -252,18 +231,16 @@ for claim, (value, baseline) in pages.claim_pairs(scores, canvas_scores).items()
 # ## What breaks it
 #
 # Each row changes one thing of the run above; the cost is in points of few-label accuracy, today's run. A negative cost
-# means that
-# the change helped at this scale. Look at the collapsed run, too: its score need not be the lowest, because the probe
-# rescales every
-# feature to unit variance and so reads even a signal that has all but vanished. The rank tells.
+# means that the change helped at this scale. Look at the collapsed run, too: its score need not be the lowest, because
+# the probe rescales every feature to unit variance and so reads even a signal that has all but vanished. The rank
+# tells.
 
 # %% tags=["hide-input"]
 pages.cost_table(states, scores, "What each change costs, this run")
 
 # %% [markdown]
-# Try the others by name: `ema_memory=0` with the {term}`stop-gradient` kept, a learning rate ten times higher, or
-# one token of
-# context. Training from the first two is one command each:
+# Try the others by name: `ema_memory=0` with the {term}`stop-gradient` kept, a learning rate ten times higher, or one
+# token of context. Training from the first two is one command each:
 #
 # ```bash
 # python -m jepa_lab run 01_masking --preset laptop -p ema_memory=0.0
@@ -281,37 +258,31 @@ figures.verdict_table(
 # Why ours can differ; these are explanations to test, not results:
 #
 # - **Features against pixels.** The paper trains for hundreds of epochs on 1.3 million photographs; this page sees
-# fewer than 30,000
-# small grey images, less than one epoch. Pixel prediction learns fast and saturates, while feature prediction waits for
-# its
-# own targets to become good; an early stop favours pixels. And there is little in these images but shape, which pixels
-# show.
+#   fewer than 30,000 small grey images, less than one epoch. Pixel prediction learns fast and saturates, while feature
+#   prediction waits for its own targets to become good; an early stop favours pixels. And there is little in these
+#   images but shape, which pixels show.
 # - **Blocks against scattered tokens or one block.** On 4 × 4 tokens a "block" is four of them, and a random choice of
 # four is not far from it.
 # - **Masks in general.** The reference was first run with the paper's four blocks; its study is in the history of this
-# repository. Two blocks,
-#   batches of 32 and the predictor's width were then chosen on training images held out for it.
+#   repository. Two blocks, batches of 32 and the predictor's width were then chosen on training images held out for it.
 # - **Changed since the study that this page draws.** Its EMA decay rose from 0.99 to 1 within 850 steps, so that the
 #   scored copy was 43 % of the run old on average, on the canvases 60 %. The EMA now remembers a twentieth of the run,
 #   chosen on validation images and pilot seeds, and claims probe the encoder. The study's scores are those of its EMA
 #   copies.
 # - **Four blocks against one.** Four 2 × 2 blocks leave 4 of 16 tokens as context, one block leaves 12. On the paper's
-# 14 × 14 grid
-#   there is context enough for both.
+#   14 × 14 grid there is context enough for both.
 # - **Output against input.** A block encoded alone still holds a quarter of the picture; in the paper a target block is
 # a sixth of a much richer one.
 # - **Controls.** Raw pixels of centred garments are a far stronger baseline than raw pixels of photographs. And a
-# transformer drawn
-# by fan-in is a better random feature extractor than the published initialisation, which makes that control harder,
-# too.
+#   transformer drawn by fan-in is a better random feature extractor than the published initialisation, which makes that
+#   control harder, too.
 # - **Clutter.** Finding *what* lies in front of *what* takes training time. At this budget the canvases tell what has
 # not been learned yet.
 #
 # ## Exercises
 #
 # **1.** Two target blocks may overlap. On a 4 × 4 grid with 2 × 2 blocks, what share of the image do two of them hide
-# on average?
-# Estimate it with the sampler, then compute it.
+# on average? Estimate it with the sampler, then compute it.
 
 # %% tags=["solution", "hide-cell"]
 sampler = reference.task.sampler

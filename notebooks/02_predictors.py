@@ -78,11 +78,9 @@ print(f"data: {data.source.name}\nfrom: {data.source.source}")
 # $$ (eq-predictor)
 #
 # If $f$ and $\bar f$ are constant, $\mathcal L$ is 0: this is {term}`collapse`. Nothing in {eq}`eq-predictor` forbids
-# it. What stands in its way
-# is how the minimum is *approached*: the {term}`predictor` $g$, the {term}`stop-gradient` $\operatorname{sg}$ and the
-# decay $m$ of the
-# {term}`EMA`. This chapter removes them one at a time. Two other answers say in the loss itself that features must
-# spread,
+# it. What stands in its way is how the minimum is *approached*: the {term}`predictor` $g$, the {term}`stop-gradient`
+# $\operatorname{sg}$ and the decay $m$ of the {term}`EMA`. This chapter removes them one at a time. Two other answers
+# say in the loss itself that features must spread,
 #
 # $$
 # \mathcal L = D\big(\, g(f(x_C), p),\ f(x)_p \big) + \lambda\, R\big(f(\text{batch})\big),
@@ -92,10 +90,8 @@ print(f"data: {data.source.name}\nfrom: {data.source.source}")
 # <VICReg terms>` of VICReg.
 #
 # First the picture: small I-JEPAs, all from one start, differ in two numbers: the decay $m$, kept constant, and how
-# much faster than the
-# encoder the predictor learns. **Click a cell, or move the slider**, and see how its loss and its {term}`RankMe` went.
-# A cross says that
-# the collapse alarm of this book rings at the end.
+# much faster than the encoder the predictor learns. **Click a cell, or move the slider**, and see how its loss and its
+# {term}`RankMe` went. A cross says that the collapse alarm of this book rings at the end.
 
 # %%
 cells = phase(cfg, data, seed)
@@ -107,11 +103,9 @@ explorer.phase_figure(cells, limit, "Where it collapses: EMA decay against the p
 
 # %% [markdown]
 # Read it from left to right: does a predictor that learns slowly, or not at all, let the features fall into a few
-# directions, and does one that
-# keeps up hold them apart? BYOL suspects as much: its target encoder may matter because it gives the predictor time to
-# become good.
-# Then read it upwards: the slower the target, the less the predictor's rate should matter. And look at the loss of the
-# worst cells.
+# directions, and does one that keeps up hold them apart? BYOL suspects as much: its target encoder may matter because
+# it gives the predictor time to become good. Then read it upwards: the slower the target, the less the predictor's rate
+# should matter. And look at the loss of the worst cells.
 #
 # ## Smallest code
 #
@@ -134,8 +128,7 @@ for name in ("I-JEPA", "linear predictor", "no predictor"):
 
 # %% [markdown]
 # The *linear predictor* is what is left at depth 0: a linear map of the mean context latent plus one of the position.
-# *No predictor*
-# means that the mean context latent itself must match every hidden token, wherever it lies.
+# *No predictor* means that the mean context latent itself must match every hidden token, wherever it lies.
 #
 # ## Experiment
 #
@@ -144,7 +137,8 @@ for name in ("I-JEPA", "linear predictor", "no predictor"):
 # train: below, the first step at which it rang.
 #
 # Claims about accuracy probe the trained encoder, as BYOL and SimSiam do, because the encoder is equally fresh in every
-# arm; I-JEPA probes the EMA copy, whose accuracy stands beside it. The reference's EMA remembers a twentieth of the run.
+# arm; I-JEPA probes the EMA copy, whose accuracy stands beside it. The reference's EMA remembers a twentieth of the
+# run.
 
 # %%
 states, scores, ema_scores, seconds = {}, {}, {}, {}
@@ -167,10 +161,9 @@ figures.arms("I-JEPA", "no stop-gradient", *few)
 pages.arm_table(states, scores, ema_scores, ranks, "Every arm of this run")
 
 # %% [markdown]
-# ± is half the width of the 95 % interval of this one run, over draws of the labels. The rank is RankMe
-# of the mean latents of 1,000 images
-# that no arm trained on; its largest possible value is the width of the encoder. Losses of different distances cannot
-# be compared with one another.
+# ± is half the width of the 95 % interval of this one run, over draws of the labels. The rank is RankMe of the mean
+# latents of 1,000 images that no arm trained on; its largest possible value is the width of the encoder. Losses of
+# different distances cannot be compared with one another.
 #
 # ### The alarm, live
 #
@@ -187,17 +180,15 @@ for name, state in pair.items():
 
 # %% [markdown]
 # **What to look at.** The collapsed run has by far the lower loss. Its few-label accuracy, above, need not be lower:
-# the probe standardises
-# every feature, so it reads a signal of a hundredth of the size as well as a large one, and at this number of steps the
-# other arms have learned
-# little themselves. A collapse that spares the probe is still one: nothing is left for the predictor to learn from.
+# the probe standardises every feature, so it reads a signal of a hundredth of the size as well as a large one, and at
+# this number of steps the other arms have learned little themselves. A collapse that spares the probe is still one:
+# nothing is left for the predictor to learn from.
 #
 # ### What it costs
 #
 # Millions of floating-point operations in the matrix products of one step, per image, and core-seconds of 100 steps
-# measured on this page, both
-# also relative to I-JEPA. At this size the two differ: much of a small step is overhead, which
-# operations do not count, and arms that do the same work differ by how busy the machine was.
+# measured on this page, both also relative to I-JEPA. At this size the two differ: much of a small step is overhead,
+# which operations do not count, and arms that do the same work differ by how busy the machine was.
 
 # %% tags=["hide-input"]
 mflop = {name: costs.step_mflop(cfg, arm) for name, arm in arms.items()}
@@ -209,8 +200,8 @@ pages.cost_table(mflop, seconds, "Cost of a step, per image, and of 100 steps")
 # ## Result
 #
 # Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw.
-# The papers' numbers are of
-# another data set a thousand times larger, so they stand in the table below and not on these axes.
+# The papers' numbers are of another data set a thousand times larger, so they stand in the table below and not on these
+# axes.
 
 # %% tags=["hide-input"]
 pages.result_figure(study, "few_label", few, "accuracy, 10 labels per class, %", "Few labels")
@@ -220,9 +211,8 @@ print(pages.pixel_lead_text(study, few, list(states)))
 
 # %% [markdown]
 # **No arm of this chapter beats its pixels.** With ten labels per class, raw pixels lead every arm by far more than the
-# arms differ among
-# themselves: after a fraction of an epoch none of these features is worth using. The comparison is one among young
-# encoders, not of good ones.
+# arms differ among themselves: after a fraction of an epoch none of these features is worth using. The comparison is
+# one among young encoders, not of good ones.
 
 # %% tags=["hide-input"]
 pages.result_figure(study, "rankme", ranks, "RankMe, directions", "How many directions are left")
@@ -235,18 +225,15 @@ for claim, (value, baseline) in pages.claim_pairs(cfg, states, few, ranks, cells
 # ### Time to quality
 #
 # How many core-seconds until frozen features are good enough to be useful? The race trains several recipes on
-# Fashion-MNIST with the *same*
-# encoder and the same probe; the level is the lowest accuracy that I-JEPA's published recipe ends with, over its seeds.
-# All of it comes from
-# run records; nothing is trained here. *official* runs in float32, as its code does on a CPU: its released
-# configurations ask for bf16, but its autocast is
-# CUDA's. *official + bf16* is the same recipe at the precision that ours has.
+# Fashion-MNIST with the *same* encoder and the same probe; the level is the lowest accuracy that I-JEPA's published
+# recipe ends with, over its seeds. All of it comes from run records; nothing is trained here. *official* runs in
+# float32, as its code does on a CPU: its released configurations ask for bf16, but its autocast is CUDA's. *official +
+# bf16* is the same recipe at the precision that ours has.
 #
 # **Time is steps × cost of a step.** The runs lie on two kinds of machine; how many steps a recipe needs does not
-# depend on that but for rounding, what a
-# step costs does. So the cost was measured for all recipes side by side, in one process, in alternating rounds, and the
-# curves count in that currency. The last
-# lines of the table give the ratios on each machine where that was done; the first of them was idle, and counts.
+# depend on that but for rounding, what a step costs does. So the cost was measured for all recipes side by side, in one
+# process, in alternating rounds, and the curves count in that currency. The last lines of the table give the ratios on
+# each machine where that was done; the first of them was idle, and counts.
 
 # %% tags=["hide-input"]
 race_runs, race_costs = (records.load(paper.CHAPTER, preset=kind) for kind in ("race", "race-cost"))
@@ -279,21 +266,19 @@ for recipe, changed in (race_tables.settings_of(race_runs, standing) if standing
 #   points in hundreds of steps makes a ratio sensitive to the level. An earlier state of this page gave one number, 6.6
 #   times: it compared bf16 with float32, and the seconds of runs made hours apart.
 # - **Ours was tuned, the others were not.** Steps, schedules, masks, targets and optimiser of *ours* were chosen on
-# validation images cut from the training images, by
-# seeds that are not in the race. The official recipe keeps settings made for hundreds of epochs: its EMA starts at
-# 0.996 and so remembers 250 of its 1,000
-# steps here, and its learning rate rises for 133 of them. This is the price of the published settings in a short run,
-# not the best that they could become.
+#   validation images cut from the training images, by seeds that are not in the race. The official recipe keeps
+#   settings made for hundreds of epochs: its EMA starts at 0.996 and so remembers 250 of its 1,000 steps here, and its
+#   learning rate rises for 133 of them. This is the price of the published settings in a short run, not the best that
+#   they could become.
 # - **The level is close to the start.** Random features already have about 76 % (the first point of every curve, at no
-# cost, is left out of the log axis), and accuracy falls
-#   before it rises. The race is about the last three points.
+#   cost, is left out of the log axis), and accuracy falls before it rises. The race is about the last three points.
 # - **To arrive is not to stay.** A run's time is its first evaluation at the level that the next one confirms; a run
 # may end below it, and the table says which did.
 # - **The official recipe was meant to take 10 core-minutes.** Its five runs took 471 to 537 s on the machine they ran
 # on, an AMD Zen.
 # - **Masks.** The released configurations ask of each mask more than 10 tokens (`min_keep`). Most targets have 6 to 9
-# of these 7 × 7 tokens, and the published code
-#   would draw for ever; our `published` sampler asks it of the context only.
+#   of these 7 × 7 tokens, and the published code would draw for ever; our `published` sampler asks it of the context
+#   only.
 # - **Seeds.** Five each.
 # - **lightly** takes its own example's settings, of which a batch of 10 and a constant rate of 0.00015 fit a run this
 # short least; one of its five runs gets there.
@@ -301,8 +286,8 @@ for recipe, changed in (race_tables.settings_of(race_runs, standing) if standing
 # ### What each idea gave
 #
 # The ladder leads from the official recipe to ours, one idea more on each rung. Each rung had about the time that ours
-# needs, on the machine that the ladder was
-# sized for; most rungs never reach the level in it, so what it can show is the accuracy at the end.
+# needs, on the machine that the ladder was sized for; most rungs never reach the level in it, so what it can show is
+# the accuracy at the end.
 
 # %% tags=["hide-input"]
 if ladder and standing:
@@ -316,18 +301,15 @@ for idea in ladder:
 
 # %% [markdown]
 # Three seeds, which are none of the race's, scored on the test split. Runs of one recipe differ by one to two and a
-# half points between seeds, so only the large
-# steps mean something: scattered tokens instead of blocks, and Muon, gave most. *Standardised targets*, added before
-# Muon, **lowered** the accuracy, and so, less
-# clearly, did the schedules for short runs and the kept context. The recipe was tuned as a whole, on validation images,
-# and those pilots were not kept: that these
-# three help it is not shown here. What a rung seems to give also depends on the order of the rungs.
+# half points between seeds, so only the large steps mean something: scattered tokens instead of blocks, and Muon, gave
+# most. *Standardised targets*, added before Muon, **lowered** the accuracy, and so, less clearly, did the schedules for
+# short runs and the kept context. The recipe was tuned as a whole, on validation images, and those pilots were not
+# kept: that these three help it is not shown here. What a rung seems to give also depends on the order of the rungs.
 #
 # ## What breaks it
 #
 # The arms sorted by what is left of the features. *Directions lost* is the rank of I-JEPA minus that of the arm; the
-# cost is in points
-# of few-label accuracy, today's run. A negative cost means that the change helped at this scale.
+# cost is in points of few-label accuracy, today's run. A negative cost means that the change helped at this scale.
 
 # %% tags=["hide-input"]
 pages.breaks_table(states, few, ranks, "What each change costs, this run")
@@ -337,8 +319,8 @@ pages.breaks_table(states, few, ranks, "What each change costs, this run")
 # and *EMA 0.999* are constant decays; 0.999 remembers more steps than the run has, so its target, and its EMA copy, are
 # mostly the random start. *Raw targets* leaves out the target's LayerNorm and changes next to nothing: our encoder ends
 # in a LayerNorm of its own, and only its learned scale is left to drift. And the stop-gradient is no detail that EMA
-# makes superfluous: with gradients through the targets there is only one encoder, and no EMA to speak of. *No predictor*
-# keeps EMA and stop-gradient; at a decay of 0, without EMA, the features collapse for each of three seeds
+# makes superfluous: with gradients through the targets there is only one encoder, and no EMA to speak of. *No
+# predictor* keeps EMA and stop-gradient; at a decay of 0, without EMA, the features collapse for each of three seeds
 # (`tests/papers/predictors/test_collapse.py`, a smaller model on digits).
 #
 # ## Paper says, we measured, differs because
@@ -350,36 +332,32 @@ figures.verdict_table(
 
 # %% [markdown]
 # The statement on the missing predictor was narrowed after the study: it had read "EMA and stop-gradient or not", and
-# only the arm that keeps both was run. Metric,
-# baseline and margin are as they were.
+# only the arm that keeps both was run. Metric, baseline and margin are as they were.
 #
 # Why ours can differ; these are explanations to test, not results:
 #
 # - **Collapse in the papers is total.** BYOL and SimSiam compare two augmented views of an image by one vector each,
-# behind a projector with
-# BatchNorm. Here each hidden *token* is predicted, and the predictor must also say where it lies; a token's position
-# alone gives targets that differ, so
-#   the loss never asks for one constant.
+#   behind a projector with BatchNorm. Here each hidden *token* is predicted, and the predictor must also say where it
+#   lies; a token's position alone gives targets that differ, so the loss never asks for one constant.
 # - **No EMA.** BYOL and SimSiam contradict each other here. Theory for linear networks {cite}`tian2021understanding`
-# finds that the predictor's learning
-#   rate and the weight decay decide; the phase diagram above varies the first of the two.
+#   finds that the predictor's learning rate and the weight decay decide; the phase diagram above varies the first of
+#   the two.
 # - **Depth and width of the predictor.** I-JEPA's were compared after hundreds of epochs. This page sees a fraction of
-# one; what a larger
-#   predictor does to the encoder in the end is not seen in it.
+#   one; what a larger predictor does to the encoder in the end is not seen in it.
 # - **EMA.** What a decay means depends on the number of steps: 0.99 remembers a hundred of them, more than a quarter of
 #   a run here. The reference therefore states its memory, a twentieth of the run.
-# - **Changed since the study that this page draws.** In that study the reference's decay rose from 0.99 to 1, so that the
-#   scored copy was 16 % its random start and 62 % of the run old on average (*EMA from 0.999*: 83 % random start), while
-#   arms without EMA were scored fresh. Now every arm is scored equally fresh. The study's scores are those of its EMA
-#   copies, and it has no values for *EMA 0.9* and *EMA 0.999*; its claims about the EMA compared decays that rose to 1.
+# - **Changed since the study that this page draws.** In that study the reference's decay rose from 0.99 to 1, so that
+#   the scored copy was 16 % its random start and 62 % of the run old on average (*EMA from 0.999*: 83 % random start),
+#   while arms without EMA were scored fresh. Now every arm is scored equally fresh. The study's scores are those of its
+#   EMA copies, and it has no values for *EMA 0.9* and *EMA 0.999*; its claims about the EMA compared decays that rose
+#   to 1.
 # - **SIGReg and VICReg** were built for the output of a projector that is thrown away. Here they act on the latents
-# themselves, of all tokens of 32 images.
-# Their weights, and to act on tokens rather than on each image's mean, were chosen by accuracy on held-out training
-# images, over three seeds that are not in the
-# study (`jepa_lab/papers/predictors/pilots.py`); no other arm was tuned so. And the study is the second: a first one, of the same five
-# seeds, with other weights (SIGReg 0.02, VICReg 1 and
-# 0.04), had been run and seen before the choice was made, and was removed (commits cb7aeb2 and 04b7075). Read their
-# lead with that in mind. The size of the phase diagram's models was chosen on pilot seeds, too.
+#   themselves, of all tokens of 32 images. Their weights, and to act on tokens rather than on each image's mean, were
+#   chosen by accuracy on held-out training images, over three seeds that are not in the study
+#   (`jepa_lab/papers/predictors/pilots.py`); no other arm was tuned so. And the study is the second: a first one, of
+#   the same five seeds, with other weights (SIGReg 0.02, VICReg 1 and 0.04), had been run and seen before the choice
+#   was made, and was removed (commits cb7aeb2 and 04b7075). Read their lead with that in mind. The size of the phase
+#   diagram's models was chosen on pilot seeds, too.
 # - **Few labels after few steps.** The arms are compared early, when random features are still a strong control and raw
 # pixels a far better one.
 #
@@ -389,8 +367,7 @@ figures.verdict_table(
 # ## Exercises
 #
 # **1.** A constant encoder is a minimum of {eq}`eq-predictor`. Show that it is none of {eq}`eq-regularised` with
-# VICReg's terms: what does
-# it pay for a batch of equal latents, and what for a batch of standard normal ones?
+# VICReg's terms: what does it pay for a batch of equal latents, and what for a batch of standard normal ones?
 
 # %% tags=["solution", "hide-cell"]
 equal, normal = torch.ones(256, cfg.width), torch.randn(256, cfg.width, generator=torch.Generator().manual_seed(0))
@@ -400,8 +377,7 @@ for name, rows in (("equal rows", equal), ("normal rows", normal)):
 
 # %% [markdown]
 # **2.** SIGReg cannot tell apart 32 normal rows from 32 slightly collapsed ones as well as it can 2,000. Measure how
-# its value grows with the number
-# of rows when one half of the directions is missing.
+# its value grows with the number of rows when one half of the directions is missing.
 
 # %% tags=["solution", "hide-cell"]
 half = torch.cat([torch.ones(cfg.width // 2), torch.zeros(cfg.width - cfg.width // 2)])

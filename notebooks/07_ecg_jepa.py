@@ -65,10 +65,9 @@ print(data.described())
 # ## The idea
 #
 # A heart repeats itself, so an electrocardiogram can be guessed from a part of it: see two seconds, and you know
-# roughly what the other eight look
-# like. Roughly: where the next beat falls can't be known to the millisecond, and the noise of the electrodes not at
-# all. ECG-JEPA therefore predicts
-# what a {term}`target encoder` *makes* of the hidden time and not its voltage:
+# roughly what the other eight look like. Roughly: where the next beat falls can't be known to the millisecond, and the
+# noise of the electrodes not at all. ECG-JEPA therefore predicts what a {term}`target encoder` *makes* of the hidden
+# time and not its voltage:
 #
 # $$
 # \mathcal L = \frac1{|H|} \sum_{t \in H} \big\lVert\, g(f(x_C), p)_t - \bar f(x)_t \,\big\rVert_1,
@@ -76,11 +75,10 @@ print(data.described())
 # $$ (eq-ecg)
 #
 # One {term}`token` is a short stretch of *all* leads. $C$ is the visible part of the record (`context_idx`), $H$ all of
-# the rest (`target_idx`): every
-# hidden token is a target, in one pass of the {term}`predictor` $g$. $f$ is `encoder`, $\bar f$ is `target_encoder`,
-# $m$ is `ema_decay`. The norm is averaged over the width.
-# About 80 % of the record are hidden, in a few long stretches. **Move the slider**: what the encoder is left with under
-# the masks that this page trains with.
+# the rest (`target_idx`): every hidden token is a target, in one pass of the {term}`predictor` $g$. $f$ is `encoder`,
+# $\bar f$ is `target_encoder`, $m$ is `ema_decay`. The norm is averaged over the width. About 80 % of the record are
+# hidden, in a few long stretches. **Move the slider**: what the encoder is left with under the masks that this page
+# trains with.
 
 # %% tags=["hide-input"]
 example, rate, tokens = data.test.signals[0].float().cpu(), data.test.rate, data.grid[0]
@@ -110,11 +108,10 @@ print("loss", paper.ecg_jepa_objective(model, batch, seen).item())
 
 # %% [markdown]
 # Three details. The encoder carries one *register*, a learned token without a place in time; pre-training asks nothing
-# of it, fine-tuning reads it. The targets are
-# the target encoder's output after its own last LayerNorm, and nothing else normalises them. And the {term}`EMA` must
-# be fast here: with hundreds of steps instead
-# of the paper's 100,000 a decay of 0.998 would hardly let the targets move, so ours remembers 5 % of the run
-# (`ema_memory`): a constant decay of 0.972 in 720 steps.
+# of it, fine-tuning reads it. The targets are the target encoder's output after its own last LayerNorm, and nothing
+# else normalises them. And the {term}`EMA` must be fast here: with hundreds of steps instead of the paper's 100,000 a
+# decay of 0.998 would hardly let the targets move, so ours remembers 5 % of the run (`ema_memory`): a constant decay of
+# 0.972 in 720 steps.
 #
 # Where this code differs from the authors': theirs updates the EMA at the beginning of a step instead of at its end, so
 # targets lag by one more step; it has no biases at all, does not clip gradients, and takes 1e-6 for AdamW's epsilon;
@@ -127,13 +124,11 @@ print("loss", paper.ecg_jepa_objective(model, batch, seen).item())
 #
 # Three ways to pre-train the same encoder for the same number of steps: ECG-JEPA; a masked auto-encoder
 # {cite}`he2022mae`, which predicts the hidden signal from the same tokens; and SimCLR {cite}`chen2020simclr`, which
-# pulls
-# two augmented stretches of a record together. All see all training records without labels, and of all three the EMA
-# copy of the encoder is probed, which the two rivals do not train with; the encoder itself is scored beside it (rows
-# ", encoder"). Then the encoders are frozen, and
-# logistic regression on the mean and deviation of their tokens learns the diagnoses from a known share of the same
-# records' labels. Validation records, of other patients, are for choosing; test
-# records, of others again, are scored once. The score is the {term}`macro-AUC`.
+# pulls two augmented stretches of a record together. All see all training records without labels, and of all three the
+# EMA copy of the encoder is probed, which the two rivals do not train with; the encoder itself is scored beside it
+# (rows ", encoder"). Then the encoders are frozen, and logistic regression on the mean and deviation of their tokens
+# learns the diagnoses from a known share of the same records' labels. Validation records, of other patients, are for
+# choosing; test records, of others again, are scored once. The score is the {term}`macro-AUC`.
 
 # %%
 known = world.labelled(cfg, data, seed)
@@ -163,12 +158,11 @@ pages.share_table(probed, known)
 
 # %% [markdown]
 # Behind ± stands half of the 95 % interval of this one run, bootstrapped over test patients; the intervals of the
-# verdicts below are over seeds of training and of
-# the choice of labels, on the same records: they say nothing of other patients. Three of the rows need no training at
-# all.
-# *Lead statistics* are each lead's deviation, mean, largest and smallest value. *Spectrum and rhythm* adds the power in
-# six bands and the statistics of the intervals between beats. *Average beat and rhythm* also lays all beats of a
-# record over each other: it knows what a cardiologist looks at, and these diagnoses were simulated to be just that.
+# verdicts below are over seeds of training and of the choice of labels, on the same records: they say nothing of other
+# patients. Three of the rows need no training at all. *Lead statistics* are each lead's deviation, mean, largest and
+# smallest value. *Spectrum and rhythm* adds the power in six bands and the statistics of the intervals between beats.
+# *Average beat and rhythm* also lays all beats of a record over each other: it knows what a cardiologist looks at, and
+# these diagnoses were simulated to be just that.
 #
 # ### Is it collapsing, and does more training help?
 #
@@ -245,8 +239,7 @@ figures.curves(lines, "labelled records", "macro-AUC, points", "Few labels, toda
 #
 # With all labels: a frozen encoder with the paper's *linear* head, in truth one layer of attention over register and
 # tokens; fine-tuning; and two stages, which go on from the linear head with all weights at a lower rate. And logistic
-# probes, with 10 % of the labels,
-# of the register alone, of the mean of the tokens, and of mean and deviation.
+# probes, with 10 % of the labels, of the register alone, of the mean of the tokens, and of mean and deviation.
 
 # %% tags=["hide-input"]
 start = finetune.classifier(cfg, data, pretrained, seed, attentive=True)
@@ -363,17 +356,17 @@ figures.verdict_table(claims.table(paper.CLAIMS, study), caption)
 #
 # **Tuning.** Token length, batch size, EMA and number of steps were chosen for ECG-JEPA on pilot seeds that are not in
 # the study, by validation records. Learning rates: three were tried for each rival (1e-3, 2e-3 and 5e-3, of which the
-# last did best for both), two for ECG-JEPA (2e-3 and 3e-3, of which the first did better);
-# the rate of labelled training was chosen by what both starts reached together, its steps by what a page of five
-# minutes allows: twice as many still helped both. SimCLR's augmentations and temperature were not tuned.
+# last did best for both), two for ECG-JEPA (2e-3 and 3e-3, of which the first did better); the rate of labelled
+# training was chosen by what both starts reached together, its steps by what a page of five minutes allows: twice as
+# many still helped both. SimCLR's augmentations and temperature were not tuned.
 #
 # **Changed since an earlier study of this page**, which had 1,200 steps of 32 records, 300 steps for the sweep, and
 # labelled training of 150 steps: the sweep's arms now train as long as the first run, the rivals at rates of their own;
 # the claim on early stopping compares the best encoder from *before* the end with the last one, where it could compare
-# the last with itself,
-# and the claim that the loss falls on from there became one on which comes first. "The gain shrinks" has the words
-# again that it had before that study. The whole run now sees less than a third of the records that it saw then, to
-# leave time for the sweep: the encoder beat random initialisation by 5.5 points there and does by 2.7 here.
+# the last with itself, and the claim that the loss falls on from there became one on which comes first. "The gain
+# shrinks" has the words again that it had before that study. The whole run now sees less than a third of the records
+# that it saw then, to leave time for the sweep: the encoder beat random initialisation by 5.5 points there and does by
+# 2.7 here.
 #
 # **Changed since the study that this page draws.** Its EMA decay rose from 0.99 to 0.9995, so that the probed copy was
 # older than the encoder; today's run has a constant one, with which the two score the same. The simulator draws the

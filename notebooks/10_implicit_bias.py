@@ -30,8 +30,7 @@
 #
 # The full text of the paper was not at hand when this page was written. Its equations were derived again and are tested
 # here; equation and theorem numbers are second hand, and so is what its figures show. The grids of its figures could
-# not
-# be read: **all grids below are our proposals.**
+# not be read: **all grids below are our proposals.**
 # :::
 
 # %% tags=["remove-cell"]
@@ -76,9 +75,8 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 #
 # SG is the {term}`stop-gradient`; the target encoder is the encoder itself. Suppose $x$ and $y$ are uncorrelated across
 # directions, so that direction $i$ is described by two numbers: its covariance $\lambda_i = \operatorname{cov}(y_i,
-# x_i)$,
-# and its regression coefficient $\rho_i = \lambda_i / \operatorname{var}(x_i)$. A strong but noisy feature has a large
-# $\lambda$ and a small $\rho$; a quiet, predictable one the opposite. From a small balanced start every direction
+# x_i)$, and its regression coefficient $\rho_i = \lambda_i / \operatorname{var}(x_i)$. A strong but noisy feature has a
+# large $\lambda$ and a small $\rho$; a quiet, predictable one the opposite. From a small balanced start every direction
 # then learns alone, and its end-to-end gain $\bar w$ obeys (`theory.velocity`; the paper's eqs. 7 and 8)
 #
 # $$
@@ -92,26 +90,22 @@ figures.arms("JEPA", "MAE", "clean", "noisy")
 # *critical time* $t^*$ of a feature is the moment its gain reaches half of its fixed point.
 #
 # **Try it.** A is strong and noisy, B is weak and clean. With three layers both networks take A first. Add layers one
-# at a
-# time and watch JEPA change its mind, while MAE never does. Then make $\varepsilon$, the initial gain, smaller. Drag
-# the
-# dots, or type into the table.
+# at a time and watch JEPA change its mind, while MAE never does. Then make $\varepsilon$, the initial gain, smaller.
+# Drag the dots, or type into the table.
 
 # %% tags=["hide-input"]
 explorer.phase_explorer()
 
 # %% [markdown]
 # What to take away: the order by $\lambda$ is common to both, and it is the leading effect. The preference for $\rho$
-# is
-# JEPA's own, it grows with depth, and it needs $\varepsilon^{1/L}$ not to be tiny. When $\varepsilon$ is not even below
-# half of a fixed point, the feature "is learned" before training starts and its time means nothing; the explorer
+# is JEPA's own, it grows with depth, and it needs $\varepsilon^{1/L}$ not to be tiny. When $\varepsilon$ is not even
+# below half of a fixed point, the feature "is learned" before training starts and its time means nothing; the explorer
 # then says so.
 #
 # ## Smallest code
 #
 # Features in, critical times out, by quadrature: each direction's equation is separable, $t^* = \int d\bar w / f(\bar
-# w)$,
-# so no time stepping is involved. Then the same features as matrices, two depths and three seeds in one tensor.
+# w)$, so no time stepping is involved. Then the same features as matrices, two depths and three seeds in one tensor.
 
 # %%
 lam, rho = paper.features(paper.EQUAL_LAM)
@@ -135,10 +129,9 @@ print("one layer of all runs [R, D, D]", tuple(small.trace.nets.layers[0].shape)
 # \end{aligned}
 # $$
 #
-# The two objectives differ in that one
-# letter. The stop-gradient is nothing but leaving $T$ out of the differentiation. And because only the moments
-# $S_{xx} = \mathbb E[xx^\top]$ and $S_{yx} = \mathbb E[yx^\top]$ appear, hundreds of networks fit into one batched
-# product.
+# The two objectives differ in that one letter. The stop-gradient is nothing but leaving $T$ out of the differentiation.
+# And because only the moments $S_{xx} = \mathbb E[xx^\top]$ and $S_{yx} = \mathbb E[yx^\top]$ appear, hundreds of
+# networks fit into one batched product.
 
 # %%
 bench = plain.time_both()
@@ -151,8 +144,7 @@ print(f"{bench['ratio']:.0f} times less; the weights differ by {bench['largest_d
 # ## Does the simulation obey the theory?
 #
 # Balanced layers with random orthogonal factors, gradient descent at three step sizes, ten seeds each. If the theory
-# holds,
-# what remains is the error of the Euler step, and that must halve when the step does.
+# holds, what remains is the error of the Euler step, and that must halve when the step does.
 
 # %%
 flow = experiments.flow(cfg, seed, device)
@@ -168,12 +160,9 @@ pages.flow_curves(flow, cfg, rho)
 # ## Equal strength, different noise
 #
 # Now all features have $\lambda = 1$ and only $\rho$ differs, from 0.5 to 0.95. How much later does the noisiest
-# feature come
-# than the cleanest? The lines are exact; the dots add {term}`seeds <seed>` of minibatch SGD with fresh Gaussian
-# batches.
-# (SGD on these losses sees a batch only through its second moments, which for Gaussian data are Wishart distributed.
-# They are drawn
-# directly, so a batch of 256 costs no more than one sample.)
+# feature come than the cleanest? The lines are exact; the dots add {term}`seeds <seed>` of minibatch SGD with fresh
+# Gaussian batches. (SGD on these losses sees a batch only through its second moments, which for Gaussian data are
+# Wishart distributed. They are drawn directly, so a batch of 256 costs no more than one sample.)
 
 # %%
 sweep = experiments.depth_sweep(cfg, seed, device)
@@ -197,10 +186,9 @@ pages.spread_over_depth(sweep, cfg)
 # $$ (eq-bias-times)
 #
 # The largest term, $n = 2L-1$, holds no $\rho$. It enters one term later, weaker by $\varepsilon^{1/L}$: at equal
-# $\lambda$ the ratio of two critical times is $1 + \Delta\,\varepsilon^{1/L}$ with
-# $\Delta = \frac{2L-1}{2L-2}\bigl(\frac1\rho - \frac1{\rho'}\bigr)$. That is why a tiny $\varepsilon$ kills the
-# preference at any fixed depth and why depth brings it back. No randomness enters this section: the times are
-# quadratures.
+# $\lambda$ the ratio of two critical times is $1 + \Delta\,\varepsilon^{1/L}$ with $\Delta =
+# \frac{2L-1}{2L-2}\bigl(\frac1\rho - \frac1{\rho'}\bigr)$. That is why a tiny $\varepsilon$ kills the preference at any
+# fixed depth and why depth brings it back. No randomness enters this section: the times are quadratures.
 
 # %%
 formula = experiments.formula(cfg, device)
@@ -217,8 +205,7 @@ pages.rho_effect_over_eps()
 #
 # Eight features whose $\lambda$ rises from 0.8 to 1 while $\rho$ falls from 1.2 to 0.6. MAE follows $\lambda$. JEPA
 # follows $\lambda$ when it is shallow and $\rho$ when it is deep. (Two noisy views of one signal give $\rho \le 1$;
-# larger values need a
-# target of higher variance. The theory doesn't mind.)
+# larger values need a target of higher variance. The theory doesn't mind.)
 
 # %%
 inversion = experiments.inversion(cfg, seed, device)
@@ -231,12 +218,10 @@ figures.with_slider(frames, "encoder depth", title=f"One family of eight feature
 
 # %% [markdown]
 # The phase diagram takes the pair of the explorer ($\lambda = 1, \rho = 0.4$ against $\lambda = 0.6, \rho = 0.9$) over
-# depth and
-# $\varepsilon$. Orange: the noisy feature is first. Purple: the clean one. Blank: refused, because $\varepsilon$ is not
-# below
-# half of the smallest fixed point. JEPA's purple corner lies between "deep enough" and "start small enough to mean
-# something";
-# part of the effect there is that the fixed point of a noisy feature, $\rho^L$, itself becomes small.
+# depth and $\varepsilon$. Orange: the noisy feature is first. Purple: the clean one. Blank: refused, because
+# $\varepsilon$ is not below half of the smallest fixed point. JEPA's purple corner lies between "deep enough" and
+# "start small enough to mean something"; part of the effect there is that the fixed point of a noisy feature, $\rho^L$,
+# itself becomes small.
 
 # %% tags=["hide-input"]
 depths, log_eps = range(1, 11), [-7 + 0.25 * k for k in range(25)]
@@ -246,10 +231,9 @@ explorer.phase_map(depths, log_eps, experiments.phase_diagram(depths, log_eps))
 # ## The headline: slow clean features against strong noise
 #
 # A linear model of video. A hidden signal moves on by $s_{t+1} = \gamma s_t + \sqrt{1-\gamma^2}\,q\,\xi_t$; a frame is
-# $s$ plus
-# white noise; $x$ is one frame and $y$ the next. Three directions are slow and clean, three carry more variance, nearly
-# all of
-# it noise. A second, static model has two noisy views of one $s$. Both are trained by minibatch SGD.
+# $s$ plus white noise; $x$ is one frame and $y$ the next. Three directions are slow and clean, three carry more
+# variance, nearly all of it noise. A second, static model has two noisy views of one $s$. Both are trained by minibatch
+# SGD.
 
 # %%
 views = Views(*paper.features(paper.TEMPORAL))
@@ -270,13 +254,11 @@ figures.with_slider(frames, "encoder depth", title="Temporal model: mean over se
 
 # %% [markdown]
 # **Does it look collapsed?** The {term}`collapse panel` below is computed on codes of 1,000 fresh inputs along one run
-# (depth 2,
-# one seed). In size (feature_std, target variance) a network that starts small looks collapsed at first, and one that
-# collapses
-# ends where this one begins. In rank it does not: a tiny multiple of the identity treats all directions alike. RankMe
-# dips while one
-# group of features is ahead of the other, and for JEPA it ends lower, because its fixed points $\rho^L$ weigh noisy
-# directions less. So a lower rank is no alarm here: it is noise that was left out.
+# (depth 2, one seed). In size (feature_std, target variance) a network that starts small looks collapsed at first, and
+# one that collapses ends where this one begins. In rank it does not: a tiny multiple of the identity treats all
+# directions alike. RankMe dips while one group of features is ahead of the other, and for JEPA it ends lower, because
+# its fixed points $\rho^L$ weigh noisy directions less. So a lower rank is no alarm here: it is noise that was left
+# out.
 
 # %% tags=["hide-input"]
 x, _ = views.sample(1, 1000, experiments.generator_of(seed, "panel"))
@@ -284,8 +266,8 @@ pages.collapse_along_training(noisy, views.rho, x[0], cfg)
 
 # %% [markdown]
 # The study: five runs of this chapter with different seeds, each the mean of ten inner seeds, and today's run on top.
-# The vertical line at 1
-# means "noisy and clean together". The paper gives no number to mark here; the controls are MAE and depth 1.
+# The vertical line at 1 means "noisy and clean together". The paper gives no number to mark here; the controls are MAE
+# and depth 1.
 
 # %% tags=["hide-input"]
 pages.temporal_ratios(study, record.record["values"], cfg)
@@ -294,10 +276,8 @@ pages.temporal_ratios(study, record.record["values"], cfg)
 # ## Without the ideal start
 #
 # Balanced layers are a convenience of the proof. Here all weights are small Gaussian numbers; features now compete for
-# the same
-# hidden directions, and single critical times are scrambled. So we report how far each feature has come at a fixed
-# horizon, the
-# same multiple (`horizon_factor`) of the best feature's ideal critical time for JEPA and for MAE.
+# the same hidden directions, and single critical times are scrambled. So we report how far each feature has come at a
+# fixed horizon, the same multiple (`horizon_factor`) of the best feature's ideal critical time for JEPA and for MAE.
 
 # %%
 start = experiments.random_start(cfg, seed, device)
@@ -308,16 +288,14 @@ pages.learned_in_time(start, rho, cfg)
 
 # %% [markdown]
 # JEPA's preference survives, and more strongly than in the ideal case. Note the control: at depth 2 MAE prefers large
-# $\rho$ a
-# little, too, when features compete. A reader who looked at JEPA alone would overstate the difference.
+# $\rho$ a little, too, when features compete. A reader who looked at JEPA alone would overstate the difference.
 #
 # ## Beyond the paper
 #
 # These four are ours, not the paper's.
 #
 # **Covariances that do not commute.** We turn the basis of $S_{yx}$ against that of $S_{xx}$. The scalar theory refuses
-# such
-# data (`theory.diagonal_features` says why). But at a JEPA fixed point the rows of $\bar W$ span solutions of
+# such data (`theory.diagonal_features` says why). But at a JEPA fixed point the rows of $\bar W$ span solutions of
 # $S_{yx} u = \rho S_{xx} u$, so we read features from that generalised eigenproblem.
 
 # %%
@@ -331,22 +309,19 @@ pages.order_over_angle(turned, cfg)
 
 # %% [markdown]
 # **A target that lags.** Practical JEPAs predict an {term}`EMA` copy of the encoder. The theory's target is the encoder
-# itself. Here the
-# target remembers a share of the cleanest feature's critical time.
+# itself. Here the target remembers a share of the cleanest feature's critical time.
 
 # %% tags=["hide-input"]
 pages.order_over_memory(ema, cfg)
 
 # %% [markdown]
 # Clean features rise steeply, so a target that lags by a fixed time holds them back more than the noisy ones, whose
-# rise is slow
-# anyway. The order turns when the lag is about the head start the clean features had. In this model the
+# rise is slow anyway. The order turns when the lag is about the head start the clean features had. In this model the
 # preference for clean features is a property of the fast target; EMA is not a harmless detail of the *order* (what is
 # learned in the end does not change).
 #
 # **A ReLU encoder** with one hidden layer on the temporal data, random start. How much noise is in the code, relative
-# to signal, at its worst
-# moment?
+# to signal, at its worst moment?
 
 # %%
 relu = extensions.relu_encoder(cfg, seed, device)
@@ -357,12 +332,10 @@ pages.noise_in_relu_code(relu)
 
 # %% [markdown]
 # **Real images.** Patches of 6 × 6 pixels from Fashion-MNIST, seen twice through a line sensor whose columns have
-# random offsets (column
-# banding), another set of patches for every seed. Clothes have mostly vertical structure, so the noise sits in the
-# directions that are
-# strong anyway. The patches are read along their six leading principal components, nearly whitened, so that strength
-# alone doesn't
-# decide. $\lambda$ and $\rho$ are measured; nothing is diagonal by design.
+# random offsets (column banding), another set of patches for every seed. Clothes have mostly vertical structure, so the
+# noise sits in the directions that are strong anyway. The patches are read along their six leading principal
+# components, nearly whitened, so that strength alone doesn't decide. $\lambda$ and $\rho$ are measured; nothing is
+# diagonal by design.
 
 # %%
 data = images.fashion_mnist("train")
@@ -378,8 +351,7 @@ pages.patch_times(patches, cfg)
 
 # %% [markdown]
 # Principal components of the noisy input would put the banded directions first, for they have the most variance (that
-# is
-# $\lambda / \rho$). MAE does much the same. JEPA at depth 2 does not.
+# is $\lambda / \rho$). MAE does much the same. JEPA at depth 2 does not.
 #
 # ## What breaks it
 #
@@ -396,8 +368,7 @@ Markdown("| switch | measured | healthy | broken |\n|---|---|---|---|\n" + rows)
 
 # %% [markdown]
 # - **Large $\varepsilon$** makes noise look like the fastest learner, because its fixed point $\rho^L$ is about where
-# it starts.
-#   The functions refuse it from half of the fixed point on.
+#   it starts. The functions refuse it from half of the fixed point on.
 # - **One layer** is not a small version of two: the preference there is of order $\varepsilon \log(1/\varepsilon)$.
 # - **A predictor at another scale** leaves $w^2 - v^2$ nonzero for ever; {eq}`eq-bias-flow` is then the wrong equation.
 # - **Without the stop-gradient** the encoder learns that zero predicts zero.
@@ -415,10 +386,8 @@ print("saved the record", record.save().name)
 # %% [markdown]
 # The study has five outer seeds; the random parts average ten seeds or more inside each. Claims without randomness
 # (quadratures, population descent) have intervals of no width: there the verdict rests on the margin alone. All margins
-# were committed before
-# the study. Trial runs with other seeds had been seen by then, and where nothing is random a trial run already shows
-# the study's
-# number: those rows are checks of a calculation, not predictions.
+# were committed before the study. Trial runs with other seeds had been seen by then, and where nothing is random a
+# trial run already shows the study's number: those rows are checks of a calculation, not predictions.
 #
 # | claim | differs because |
 # |---|---|
@@ -444,8 +413,7 @@ for L in range(1, 8):
 
 # %% [markdown]
 # **2.** How many terms of the sum {eq}`eq-bias-times` are needed for 1 % at depth 3, $\varepsilon = 10^{-3}$, $\rho =
-# 0.5$? Why does one
-# term never show an order at equal $\lambda$?
+# 0.5$? Why does one term never show an order at equal $\lambda$?
 
 # %% tags=["solution", "hide-cell"]
 unit, low, high = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 0.5, 0.95))
@@ -474,8 +442,7 @@ for dt in (0.1, 0.05, 0.025):
 
 # %% [markdown]
 # **4.** The theory refuses $\lambda \le 0$, $L < 1$, large $\varepsilon$ and covariances that do not commute. Provoke
-# two of these errors
-# and read the reasons.
+# two of these errors and read the reasons.
 
 # %% tags=["solution", "hide-cell"]
 try:
@@ -503,5 +470,4 @@ except ValueError as reason:
 # ```
 #
 # The rocket button at the top opens this page on Colab. The theory needs no more than a few dozen directions, so
-# nothing in the
-# paper asks for a larger machine; the GPU buys seeds and depth.
+# nothing in the paper asks for a larger machine; the GPU buys seeds and depth.

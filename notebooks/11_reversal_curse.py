@@ -32,8 +32,7 @@
 # | **Time** | 4 to 5 minutes on one idle core; preset `gpu`, one arm on an H200: about 4 minutes by its time per step, not run to the end |
 #
 # The full text of the paper was not at hand when this page was written. Task, models and settings follow its official
-# code. Its numbers
-# are second hand, those from figures approximate, each of one seed.
+# code. Its numbers are second hand, those from figures approximate, each of one seed.
 # :::
 
 # %% tags=["remove-cell"]
@@ -73,31 +72,25 @@ figures.arms("AR, concepts", "AR, concepts, untied", "JEPA, untrained", "AR, unt
 # ## The idea
 #
 # Read "Tom Cruise's mother is Mary Lee Pfeiffer" a thousand times. Who is the son of Mary Lee Pfeiffer? A person knows
-# at once.
-# A language model that was taught only the first sentence mostly doesn't: this is the {term}`reversal curse`. More data
-# and larger
-# models have not lifted it {cite}`berglund2024reversal`.
+# at once. A language model that was taught only the first sentence mostly doesn't: this is the {term}`reversal curse`.
+# More data and larger models have not lifted it {cite}`berglund2024reversal`.
 #
 # **The task.** A fact is a row (subject, relation, object), and relations come in pairs: *teaches* and *is taught by*.
-# Entities are in two groups.
-# Facts of group A are taught in both directions, so that what "backward" means can be learned. Facts of group B are
-# taught one way
-# only; their other direction is the test. Guessing from word statistics is impossible: who is paired with whom is
-# random.
+# Entities are in two groups. Facts of group A are taught in both directions, so that what "backward" means can be
+# learned. Facts of group B are taught one way only; their other direction is the test. Guessing from word statistics is
+# impossible: who is paired with whom is random.
 #
 # **What the paper really claims** is easy to get wrong, so here it is in order:
 #
 # 1. Give every entity *one token of its own*, and an ordinary transformer does learn to reverse. Autoregression alone
 # is not the culprit.
 # 2. Spell every entity in *two tokens* that others use as well, as names are, and the same transformer remembers every
-# fact and reverses none.
-#    So the trouble is **binding**: putting the tokens of a name together into one thing.
+#    fact and reverses none. So the trouble is **binding**: putting the tokens of a name together into one thing.
 # 3. It has two sides. *{term}`Inconsistency`*: an entity that is asked about and the same entity as an answer are
-# different
-#    vectors. *{term}`Entanglement`*: teaching something about one entity moves others that look like it.
+#    different vectors. *{term}`Entanglement`*: teaching something about one entity moves others that look like it.
 # 4. A JEPA cures the first: one recognition module makes the {term}`concept` of any name, on both sides of a fact, and
-# the prediction is made among concepts. A
-#    {term}`memory layer` cures the second: every name gets a vector of its own.
+#    the prediction is made among concepts. A {term}`memory layer` cures the second: every name gets a vector of its
+#    own.
 #
 # With $c$ the concept that recognition makes of a name and $z$ what the semantic module predicts at the mask
 # (`objectives.concept_objective`),
@@ -120,10 +113,9 @@ figures.arms("AR, concepts", "AR, concepts, untied", "JEPA, untrained", "AR, unt
 # ### A trap on the way
 #
 # Say Ann teaches Bob, employs Cid and admires Dee, and you are asked who is taught by Ann. Suppose you know *that* Ann
-# belongs with Bob, Cid and Dee, but
-# not how. Then you name one of the three and are right once in three, while chance is one in hundreds. **Far above
-# chance is not yet reversal.** With $R$
-# relation pairs this *relation-blind* reader scores $1/R$, and its mean reciprocal rank is $(1 + \tfrac12 + \dots +
+# belongs with Bob, Cid and Dee, but not how. Then you name one of the three and are right once in three, while chance
+# is one in hundreds. **Far above chance is not yet reversal.** With $R$ relation pairs this *relation-blind* reader
+# scores $1/R$, and its mean reciprocal rank is $(1 + \tfrac12 + \dots +
 # \tfrac1R)/R$. Only one number sees through it: $P$, how often the right entity
 # beats *another partner* of the same subject. Knowing partners alone gives one half. Move the slider.
 
@@ -132,9 +124,8 @@ explorer.blind_figure()
 
 # %% [markdown]
 # So every figure below draws the {term}`relation-blind ceiling` beside chance, and $P$ stands beside accuracy. The
-# paper has $R = 6$, where the ceiling is 1/6 for
-# accuracy and .41 for the mean reciprocal rank (MRR); its numbers clear either. We take $R = 3$, which a laptop gets to
-# learn; the ceilings are 1/3 and .61.
+# paper has $R = 6$, where the ceiling is 1/6 for accuracy and .41 for the mean reciprocal rank (MRR); its numbers clear
+# either. We take $R = 3$, which a laptop gets to learn; the ceilings are 1/3 and .61.
 #
 # ## Smallest code
 
@@ -154,14 +145,13 @@ print("loss", float(arm.objective(model, batch, None).detach()))
 
 # %% [markdown]
 # A row holds ids: entity, relation, entity; relation 1 is relation 0 backwards, 3 is 2 backwards. With
-# {term}`multiplicity` 2, every first name and
-# every last name belongs to two persons.
+# {term}`multiplicity` 2, every first name and every last name belongs to two persons.
 #
 # ## Experiment
 #
 # Four models on the same facts, with the same width, the same number of steps and the same batches: AR and JEPA, each
-# with its first layer as it is and with that layer replaced by a
-# memory. The last, AR with a memory, is not in the paper; a reviewer asked for it.
+# with its first layer as it is and with that layer replaced by a memory. The last, AR with a memory, is not in the
+# paper; a reviewer asked for it.
 
 # %%
 names = experiments.names_duel(cfg, seed, device, progress=True)
@@ -184,13 +174,12 @@ explorer.beside(fig, relation_blind_and_chance=0.5)
 
 # %% [markdown]
 # The second figure is the control for the first: whoever fails backwards, fails although the facts are known forwards.
-# And a $P$ *below* one half is a finding, too: the
-# model prefers what it was taught about the same subject in another relation.
+# And a $P$ *below* one half is a finding, too: the model prefers what it was taught about the same subject in another
+# relation.
 #
 # An AR model is right when every token of its greedy spelling is. A JEPA is right when the entity's concept scores
-# highest among all entities of both groups. That is a closed choice; here is
-# the AR models' own, the names of all entities ranked by likelihood on a sample of reversed facts. Equal scores always
-# count as wrong.
+# highest among all entities of both groups. That is a closed choice; here is the AR models' own, the names of all
+# entities ranked by likelihood on a sample of reversed facts. Equal scores always count as wrong.
 
 # %% tags=["hide-input"]
 pages.closed_choice(trained, names.values["blind mrr"])
@@ -209,8 +198,8 @@ pages.collapse_panel(trained, "Concepts of all entities along training")
 # ### One token per entity
 #
 # Now the concept level: the same facts, every entity one token. The input embedding is either also the output head
-# (*tied*, as in GPT-2 and in the paper's code) or not. A tied
-# single-token model already predicts in the space of its own inputs, which is what a JEPA does.
+# (*tied*, as in GPT-2 and in the paper's code) or not. A tied single-token model already predicts in the space of its
+# own inputs, which is what a JEPA does.
 
 # %%
 concepts = experiments.concept_duel(cfg, seed, device, progress=True)
@@ -229,15 +218,13 @@ pages.consistencies(concepts.values)
 # ### Sums that follow only from a chain
 #
 # Can facts be *used* in both directions, several in a row, in one forward pass? The paper's last experiment: numbers
-# have names, some values are taught ("Nela is 5"), others follow only from sums
-# ("Nela plus Tor is Mika"), half of which must be undone. A target lies three sums away from any taught value, and many
-# of the branches below it lead nowhere. Nothing is
-# spelled out when the question comes: the value must have sunk into the name during training.
+# have names, some values are taught ("Nela is 5"), others follow only from sums ("Nela plus Tor is Mika"), half of
+# which must be undone. A target lies three sums away from any taught value, and many of the branches below it lead
+# nowhere. Nothing is spelled out when the question comes: the value must have sunk into the name during training.
 #
 # Chance is too weak a control here. An *order-blind reader* knows which three numbers stand in a sum, but not which of
-# them is the total: every sum votes for all three
-# readings, the most voted value wins. Like the relation-blind reader it knows who belongs together and not how; a model
-# below it need not have undone anything.
+# them is the total: every sum votes for all three readings, the most voted value wins. Like the relation-blind reader
+# it knows who belongs together and not how; a model below it need not have undone anything.
 
 # %%
 chains = experiments.chaining(cfg, seed, device, progress=True)
@@ -253,9 +240,8 @@ pages.chain_table(chains.values, cfg.branching)
 # ### Look inside
 #
 # Pick a person and a relation. Every model answers the fact there and back; ◐ marks the right people in the wrong
-# relation. The map shows where JEPA keeps the concepts, the last tables, layer by layer, whether
-# names that look alike have become different things. The made-up names are only for reading: a model sees token
-# numbers.
+# relation. The map shows where JEPA keeps the concepts, the last tables, layer by layer, whether names that look alike
+# have become different things. The made-up names are only for reading: a model sees token numbers.
 
 # %% tags=["hide-input"]
 explorer.fact_explorer(pages.with_history(trained) | concepts.data["trained"])
@@ -265,17 +251,16 @@ explorer.fact_explorer(pages.with_history(trained) | concepts.data["trained"])
 # not by definition, an exact greedy spelling.
 #
 # With a kernel, `explorer.live_fact_explorer()` trains both models on facts that *you* type, or on countries, their
-# capitals and codes, and opens the same explorer on them.
-# The table of countries comes from a package and is not checked against the world. A dozen typed facts are remembered,
-# but hardly reversed: what "backward" means takes
+# capitals and codes, and opens the same explorer on them. The table of countries comes from a package and is not
+# checked against the world. A dozen typed facts are remembered, but hardly reversed: what "backward" means takes
 # hundreds of them.
 #
 # ## Result
 #
 # Squares are means over the study's seeds with 95 % intervals, dots its single seeds, diamonds the run you just saw.
-# The paper's dashes are approximate readings at another scale, and it
-# is uncertain whether they are accuracies or MRR, so they stand in both figures, with the relation-blind ceilings of
-# its $R = 6$ beside ours: they are for orientation. *Untrained* is the random start.
+# The paper's dashes are approximate readings at another scale, and it is uncertain whether they are accuracies or MRR,
+# so they stand in both figures, with the relation-blind ceilings of its $R = 6$ beside ours: they are for orientation.
+# *Untrained* is the random start.
 
 # %% tags=["hide-input"]
 everything = trained | concepts.data["trained"]
@@ -309,10 +294,9 @@ explorer.beside(fig, "x", chance=chains.values["chance"])
 # ### Entanglement, measured
 #
 # The argument for a memory: at the output of the recognition MLP $c = W h(\text{name})$, so a gradient step on entity
-# $a$ moves entity $b$ by $\alpha\cdot\beta$, the overlap of their hidden activations. We
-# take one small gradient step on one fact, through its subject's name alone, with *all* recognition weights, and look
-# who moves. A memory's activations are one row each and overlap with
-# nobody's.
+# $a$ moves entity $b$ by $\alpha\cdot\beta$, the overlap of their hidden activations. We take one small gradient step
+# on one fact, through its subject's name alone, with *all* recognition weights, and look who moves. A memory's
+# activations are one row each and overlap with nobody's.
 
 # %% tags=["hide-input"]
 explorer.overlap_figure(names.data["entanglement"])
@@ -324,8 +308,8 @@ explorer.layer_table(study)
 
 # %% [markdown]
 # Is the overlap a *predictor* of who is moved? With the last projection alone learning, it is, exactly; a test of this
-# book checks that. With all weights learning, the layers below move as well,
-# and the claim tests whether the argument survives that.
+# book checks that. With all weights learning, the layers below move as well, and the claim tests whether the argument
+# survives that.
 #
 # ## What breaks it
 #
@@ -333,12 +317,11 @@ explorer.layer_table(study)
 # is trained here. Fewer than three seeds conclude nothing.
 #
 # **One thing changed at a time.** *Untied*: the target gets a recognition module of its own, which the paper's argument
-# predicts to fail. *Stop-gradient*: no gradient reaches the target. *Squared distance*: in
-# place of the contrast, of vectors scaled to equal length, with gradients on both sides; *distance and stop-gradient*:
-# with a stopped target. *Duplicates
-# compete*: all 4 concepts of every fact are candidates, as in the authors' code, so that an entity that occurs twice is
-# its own rival. *No LayerNorm*: the paper's plain JEPA. *Memory, equal
-# weights*: the semantic MLP is widened until the model with a memory has as many weights as JEPA.
+# predicts to fail. *Stop-gradient*: no gradient reaches the target. *Squared distance*: in place of the contrast, of
+# vectors scaled to equal length, with gradients on both sides; *distance and stop-gradient*: with a stopped target.
+# *Duplicates compete*: all 4 concepts of every fact are candidates, as in the authors' code, so that an entity that
+# occurs twice is its own rival. *No LayerNorm*: the paper's plain JEPA. *Memory, equal weights*: the semantic MLP is
+# widened until the model with a memory has as many weights as JEPA.
 
 # %% tags=["hide-input"]
 larger = paper.preset("long")
@@ -370,8 +353,8 @@ explorer.stored_figure(stored["ablations"], "ablations", "rankme", "RankMe of th
 
 # %% [markdown]
 # **More sharing, more depth.** The more persons share a name token, and the deeper the recognition, the more one fact
-# moves other entities, says the paper, because their hidden activations overlap more. Accuracy,
-# overlap and contamination, each against both:
+# moves other entities, says the paper, because their hidden activations overlap more. Accuracy, overlap and
+# contamination, each against both:
 
 # %% tags=["hide-input"]
 explorer.stored_figure(stored["entanglement"], "entanglement", **far)
@@ -384,10 +367,10 @@ explorer.stored_figure(stored["entanglement"], "entanglement", "contamination", 
 
 # %% [markdown]
 # Accuracy falls and what others suffer, the contamination, grows as more persons share a token, as the paper says. The
-# overlap of activations does not follow: its mean falls with sharing and is largest where no token
-# is shared and hardly anybody is moved. So facts do leak between names that share tokens, but at this size the overlap
-# at the last recognition layer is not what tells how much. One more layer of recognition changes
-# nothing clearly, in neither of the three. Layer by layer, the mean cosine of activations:
+# overlap of activations does not follow: its mean falls with sharing and is largest where no token is shared and hardly
+# anybody is moved. So facts do leak between names that share tokens, but at this size the overlap at the last
+# recognition layer is not what tells how much. One more layer of recognition changes nothing clearly, in neither of the
+# three. Layer by layer, the mean cosine of activations:
 
 # %% tags=["hide-input"]
 explorer.layer_table(stored["entanglement"])
@@ -494,20 +477,18 @@ for name, stated in paper.LONG_CLAIMS.items():
 # - `jepa-over-blind` had a margin of 0. *Well above* is now .1, stated after the first study, whose mean of .554
 # against .333, interval .39 to .71, would have left it open.
 # - The statistic of `overlap-predicts` was changed four times. Contamination was centred; the correlation, first a mean
-# over several trained models, was taken over all pairs of entities; then per entity $a$ and averaged, after
-# correlations of .01 and .09 had been seen
-# in trained pilot runs, so we expected it to fail. Last, with this study, the overlap lost its centring, for less the
-# mean its denominator can vanish. A correlation per entity
-#   needs no centring; its sign could flip where that denominator was negative.
+#   over several trained models, was taken over all pairs of entities; then per entity $a$ and averaged, after
+#   correlations of .01 and .09 had been seen in trained pilot runs, so we expected it to fail. Last, with this study,
+#   the overlap lost its centring, for less the mean its denominator can vanish. A correlation per entity needs no
+#   centring; its sign could flip where that denominator was negative.
 # - After this study the attention was computed in another order, for speed. Rounding alone then moves a single seed's
 # accuracy by about a tenth, so the diamond and the study's dot of the same seed need not agree.
 # - Equal scores used to count for the right answer, now against it. Of long runs, questions used to be the first of the
 # list, all of one relation; now they are drawn from all.
 # - The verdicts on stop-gradient, duplicates, plain regression and the plain JEPA, the order-blind reader, and the
-# closed choice were added after earlier runs of the same seeds had been seen, and the comparison of many branches with
-# AR + memory after the study on this page. The squared distance used to compare a vector with a learned gain with one
-# without, and
-#   *duplicates compete* used to list relations and mask once: both were run anew.
+#   closed choice were added after earlier runs of the same seeds had been seen, and the comparison of many branches
+#   with AR + memory after the study on this page. The squared distance used to compare a vector with a learned gain
+#   with one without, and *duplicates compete* used to list relations and mask once: both were run anew.
 #
 # - The three claims on concepts at the paper's size were stated, with their margins, after a pilot seed had reached an
 # MRR of .947 and before the three seeds on this page.
@@ -527,8 +508,7 @@ print("No reason to think so. Ask for P: does the right one beat the other five 
 
 # %% [markdown]
 # **2.** The authors log, for names, the mean reciprocal rank *per token*, the tokens before it given. Measure the share
-# of right tokens, first and last, that the AR model gets on reversed facts,
-# and explain why it is not zero.
+# of right tokens, first and last, that the AR model gets on reversed facts, and explain why it is not zero.
 
 # %% tags=["solution", "hide-cell"]
 spelled, asked = trained["AR"].model, trained["AR"].facts.reversed
@@ -595,9 +575,8 @@ for depth in (1, 2, 3):
 # ```
 #
 # The preset `paper` (80 thousand entities, width 768, 3 million steps, the published rate, weight decay and dropout) is
-# checked at full size without computing it: `arms.footprint` gives its parameters,
-# memory and operations.
-# The rocket button at the top opens this page on Colab.
+# checked at full size without computing it: `arms.footprint` gives its parameters, memory and operations. The rocket
+# button at the top opens this page on Colab.
 
 # %% tags=["hide-input"]
 path = record.save()
