@@ -1,18 +1,23 @@
-"""Atomic writes: a reader, or a crash at any moment, sees the old file or the whole new one."""
+"""Files as everyone reads and writes them: atomic writes, folders that can be written, what lies below a folder."""
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+TOOLS_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write to, which takes the place of `path` when the block ends without an error.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed. The temporary
-    name depends only on `path` and the process, so an interrupted write leaves at most one file behind.
+    A reader, or a crash at any moment, sees the old file or the whole new one. The bytes go to a temporary file in the
+    same folder, are flushed to the disk, and the file is renamed. The temporary name depends only on `path` and the
+    process, so an interrupted write leaves at most one file behind.
 
         with files.replacing(path) as file:
             torch.save(state, file)
@@ -35,3 +40,40 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text to `path`, atomically. Missing folders are made."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def require_writable(path: Path) -> None:
+    """Raises OSError, naming `path`, when a file could not be written there. Makes no folder, leaves nothing behind."""
+    nearest = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    try:
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has the name of the file")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({nearest}: {error.strerror}); choose another folder") from error
+
+
+def left_by_tools(name: str) -> bool:
+    """True for a file or folder that is no one's data: .ipynb_checkpoints, .DS_Store, ._copy, .snapshot, __MACOSX, …"""
+    return name.startswith(".") or name in TOOLS_FOLDERS
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Every file at any depth below `folder`, except those that tools left behind (`left_by_tools`).
+
+    Links are followed; a folder that is reached twice is walked once. Raises OSError for a folder that can't be read.
+    """
+    walked = set()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(place)
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        folders[:] = sorted(name for name in folders if not left_by_tools(name))
+        yield from (Path(place, name) for name in sorted(names) if not left_by_tools(name))
+
+
+def _raise(error: OSError) -> None:
+    raise error
