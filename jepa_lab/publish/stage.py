@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 import yaml
 
 from jepa_lab import files, provenance
-from jepa_lab.publish import cache, ledger
+from jepa_lab.publish import cache, environment, ledger
 from jepa_lab.publish.chapters import Chapter, find
 
 STAMP = "book.stamp"
@@ -133,14 +134,18 @@ def build(root: Path, preset: str, force: bool = False) -> tuple[Path, bool]:
 
 
 def _run_jupyter_book(place: Path, work: Path, log: Path) -> None:
-    program = str(Path(sys.executable).with_name("jupyter-book"))
-    command = [program, "build", str(place), "--path-output", str(work), "--all", "-W", "--keep-going", "-n", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    if not find_spec("jupyter_book"):
+        raise ValueError(f"the book is not built: {sys.executable} has no jupyter-book: pip install -e '.[book]'")
+    program = [sys.executable, "-P", "-c", "from jupyter_book.cli.main import main; main()"]
+    options = ["--path-output", str(work), "--all", "-W", "--keep-going", "-n", "-q"]
+    command = [*program, "build", str(place), *options]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment.inherited())
     output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log.write_text(output, encoding="utf-8")
     if done.returncode or not (work / "_build" / "html" / "index.html").exists():
-        warnings = [line for line in output.splitlines() if "WARNING" in line or "ERROR" in line]
-        raise ValueError("\n  ".join(["the book did not build cleanly:", *warnings[:20], f"(full log: {log})"]))
+        lines = [line for line in output.splitlines() if line.strip()]
+        shown = [line for line in lines if "WARNING" in line or "ERROR" in line][:20] or lines[-5:]
+        raise ValueError("\n  ".join(["the book did not build cleanly:", *shown, f"(full log: {log})"]))
 
 
 def is_current(root: Path) -> bool:
