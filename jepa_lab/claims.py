@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import SupportsFloat
 
 MIN_SEEDS = 3
@@ -69,7 +70,9 @@ def judge(
     """
     if len(values) != len(baselines):
         raise ValueError(f"{len(values)} values but {len(baselines)} baselines: they are paired by seed")
-    sign = {"higher": 1.0, "lower": -1.0}[direction]
+    if direction not in ("higher", "lower"):
+        raise ValueError(f"direction must be 'higher' or 'lower', not {direction!r}")
+    sign = 1.0 if direction == "higher" else -1.0
     gains = [sign * (float(v) - float(b)) for v, b in zip(values, baselines)]
     if not all(map(math.isfinite, gains)):
         raise ValueError("values and baselines must be finite numbers")
@@ -105,7 +108,8 @@ def table(claims: Iterable[Claim], records: Iterable[dict], prefer: Mapping[str,
     """One row per claim: the claim, our values per seed, the mean gain with its interval, the verdict.
 
     `records` are run records of one preset. Where a chapter has records of several configurations, the one named in
-    `prefer` (chapter -> config_hash) counts if it has any, else the configuration with most seeds.
+    `prefer` (chapter -> config_hash) counts if it has any, else the configuration with most seeds. ValueError for two
+    records of one seed.
     `mean`, `ci_low` and `ci_high` are those of the gain, the quantity that the margin is about.
     """
     by_chapter = defaultdict(list)
@@ -128,7 +132,11 @@ def _one_config(records: list[dict], preferred: str | None) -> list[dict]:
     def rank(key):
         return key[1] == preferred, len(groups[key]), max(r["started"] for r in groups[key])
 
-    return sorted(groups[max(groups, key=rank)], key=lambda r: r["seed"])
+    chosen = sorted(groups[max(groups, key=rank)], key=lambda r: r["seed"])
+    doubles = {a["seed"] for a, b in pairwise(chosen) if a["seed"] == b["seed"]}
+    if doubles:
+        raise ValueError(f"{chosen[0]['chapter']}: two records of seed {min(doubles)} are one seed; give each run once")
+    return chosen
 
 
 def _row(claim: Claim, records: list[dict]) -> dict:

@@ -82,8 +82,11 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
+    """What git answers about this checkout and no other: not the one of GIT_DIR, which hooks set, nor one around it."""
     command = ["git", "-C", str(REPO), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(REPO.parent)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment).stdout
 
 
 def versions() -> dict[str, str]:
@@ -113,7 +116,8 @@ def threads() -> int:
     """The number of CPU threads that torch uses in this process, or would use if it were imported."""
     if "torch" in sys.modules:
         return sys.modules["torch"].get_num_threads()
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each nested level
+    return (int(first) if first.isdecimal() else 0) or os.cpu_count() or 1
 
 
 def peak_rss_mb() -> float | None:

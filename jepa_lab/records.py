@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import SupportsFloat
 
-from jepa_lab import files
+from jepa_lab import files, record_form
 from jepa_lab.claims import Claim
 from jepa_lab.configs import config_hash, plain
 from jepa_lab.provenance import REPO, code_hash, git_commit, peak_rss_mb, processor, threads, versions
@@ -39,7 +39,7 @@ def start(
     """
     if not re.fullmatch(r"[\w.-]+", chapter) or not re.fullmatch(r"[\w.-]+", preset):
         raise ValueError(f"chapter {chapter!r} and preset {preset!r} become file names: use letters, digits, _ . -")
-    out = Path(out) if out else default_out()
+    out = Path(out).expanduser().absolute() if out else default_out()
     provenance = {
         "chapter": chapter,
         "preset": preset,
@@ -117,13 +117,11 @@ def load(chapter: str | None = None, preset: str | None = None, root=None, *, co
     """The finished records under `root`, sorted by file name; [] when there are none.
 
     `root` is the committed study unless it is given. `config` keeps only the records of exactly that configuration.
-    ValueError names a file that is not a record.
+    A run counts once, however its file is called. ValueError names a file that is no record, and two of one run.
     """
     wanted = {"chapter": chapter, "preset": preset, "config_hash": config_hash(config) if config is not None else None}
-    wanted = {column: value for column, value in wanted.items() if value is not None}
-    conditions = " AND ".join(["true", *(f"{column} = ?" for column in wanted)])
-    rows = query(f"SELECT record FROM records WHERE {conditions} ORDER BY file", root, list(wanted.values()))
-    return [json.loads(text) for (text,) in rows]
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    return [record for _, record in _runs(root) if all(record[name] == value for name, value in wanted.items())]
 
 
 def query(sql: str, root=None, arguments: Sequence = ()) -> list[tuple]:
@@ -137,11 +135,42 @@ def query(sql: str, root=None, arguments: Sequence = ()) -> list[tuple]:
     """
     import duckdb
 
+    runs = _runs(root)
+    columns = [[str(path) for path, _ in runs], [json.dumps(record) for _, record in runs]]
     with duckdb.connect() as db:
-        _read_files(db, Path(root) if root else REPO / "results")
+        db.execute("CREATE TABLE files AS SELECT unnest(?::TEXT[]) AS filename, unnest(?::TEXT[]) AS content", columns)
         db.execute(RECORDS_TABLE)
         db.execute(CLAIMS_TABLE)
         return db.execute(sql, list(arguments)).fetchall()
+
+
+def read(path: Path) -> dict:
+    """The record in a file. ValueError names a file that does not hold a whole record of this version."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(record, allow_nan=False)  # NaN and Infinity are no JSON, though Python reads them
+        reason = record_form.fault(record)
+    except (ValueError, RecursionError) as error:
+        reason = f"broken JSON: {error}"
+    if reason:
+        raise ValueError(f"{path} is not a run record ({reason}): delete it and run that seed again")
+    return record
+
+
+def _runs(root) -> list[tuple[Path, dict]]:
+    """Every run's file and record under `root`, once each. Copies of a file are left out, other doubles refused."""
+    root = Path(root).expanduser() if root else REPO / "results"
+    paths = sorted(path for path in files.below(root) if path.suffix == ".json") if root.is_dir() else []
+    runs = {}
+    for path in paths:
+        record = read(path)
+        run = tuple(record[name] for name in ("chapter", "preset", "config_hash", "seed"))
+        first, other = runs.setdefault(run, (path, record))
+        if other != record:
+            raise ValueError(
+                f"{first} and {path} are two records of one run, seed {record['seed']}: remove one of them"
+            )
+    return list(runs.values())
 
 
 RECORDS_TABLE = """
@@ -170,27 +199,6 @@ CLAIMS_TABLE = """
         (claims->claim_id->>'baseline')::DOUBLE AS baseline
     FROM (SELECT *, unnest(json_keys(claims)) AS claim_id FROM records)
 """
-FOREIGN_FILE = """
-    SELECT filename FROM files WHERE NOT CASE WHEN json_valid(content) THEN
-        json_exists(content, '$.chapter') AND json_exists(content, '$.preset') AND json_exists(content, '$.seed')
-        AND json_exists(content, '$.config_hash') AND json_exists(content, '$.claims')
-    ELSE false END LIMIT 1
-"""
-
-
-def _read_files(db, root: Path) -> None:
-    """Fills the table `files` with every JSON file under root. ValueError names the first that is not a record."""
-    import duckdb
-
-    paths = sorted(map(str, root.rglob("*.json")))
-    source = "read_text(?)" if paths else "(SELECT '' AS filename, '' AS content WHERE len(?) > 0)"
-    try:
-        db.execute(f"CREATE TABLE files AS SELECT filename, content FROM {source}", [paths])
-    except duckdb.Error as error:  # not UTF-8, unreadable: DuckDB names the file
-        raise ValueError(f"cannot read the run records: {str(error).splitlines()[0]}") from error
-    foreign = db.execute(FOREIGN_FILE).fetchone()
-    if foreign:
-        raise ValueError(f"{foreign[0]} is not a run record (broken or foreign JSON): delete it, run that seed again")
 
 
 def record_path(out, chapter: str, preset: str, seed: int, config) -> Path:

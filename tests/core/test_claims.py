@@ -89,3 +89,9 @@ def test_table_never_mixes_configurations():
 def test_a_claim_nobody_measured_is_listed_as_such():
     (row,) = table([CLAIM], [record(0, 0.9, 0.5, claim="another")])
     assert row["values"] == [] and row["mean"] is None and row["verdict"] == "inconclusive" and row["n_seeds"] == 0
+
+
+def test_a_seed_never_counts_twice():
+    twice = [record(0, 0.9, 0.5), record(1, 0.8, 0.5), record(1, 0.8, 0.5)]
+    with pytest.raises(ValueError, match="two records of seed 1 are one seed"):
+        table([CLAIM], twice)

@@ -1,41 +1,17 @@
-"""A record says what was run, is whole or absent, and is found again."""
+"""A record says what was run, and is whole or absent."""
 
 import dataclasses
 import json
 import math
-import multiprocessing
-import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_record import Config, started
 
-from jepa_lab import configs, files, provenance, records
-from jepa_lab.claims import Claim
+from jepa_lab import configs, files, provenance
 
 REPO = Path(__file__).resolve().parents[2]
-CHAPTERS = [path.stem for path in sorted((REPO / "notebooks").glob("*.py"))]
-CLAIMS = (Claim("probe", "01_tiny", "A paper", "features beat pixels", "accuracy", "higher", 0.0),)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    lr: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-
-
-def started(out, seed=0, chapter="01_tiny", preset="smoke", config=Config(), claims=CLAIMS):
-    return records.start(
-        chapter, preset=preset, seed=seed, config=config, claims=claims, device=torch.device("cpu"), out=out
-    )
-
-
-def saved(out, seed=0, value=0.9, **more):
-    run = started(out, seed, **more)
-    run.claim("probe", value=value, baseline=0.5)
-    return run.save()
 
 
 def test_a_saved_record_holds_provenance_and_measurements(tmp_path):
@@ -102,48 +78,6 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"
 
 
-def test_records_are_found_by_chapter_preset_and_configuration(tmp_path):
-    for seed in range(3):
-        saved(tmp_path, seed)
-    saved(tmp_path, chapter="02_other")
-    saved(tmp_path, preset="laptop")
-    saved(tmp_path, config=Config(lr=0.2))
-    assert len(records.load(root=tmp_path)) == 6
-    assert len(records.load("01_tiny", "smoke", tmp_path)) == 4
-    assert [r["seed"] for r in records.load("01_tiny", "smoke", tmp_path, config=Config())] == [0, 1, 2]
-    assert records.load("nobody", root=tmp_path) == [] == records.load(root=tmp_path / "missing")
-
-
-def test_sql_sees_records_and_claims(tmp_path):
-    for seed, value in enumerate([0.7, 0.8, 0.9]):
-        saved(tmp_path, seed, value)
-    assert records.query("SELECT count(*), max(seed), any_value(device) FROM records", tmp_path) == [(3, 2, "cpu")]
-    ((gain,),) = records.query("SELECT avg(value - baseline) FROM claims WHERE claim_id = ?", tmp_path, ["probe"])
-    assert gain == pytest.approx(0.3)
-    assert records.query("SELECT DISTINCT (config->>'lr')::DOUBLE FROM records", tmp_path) == [(0.1,)]
-
-
-@pytest.mark.parametrize("content", [b'{"chapter": "01_ti', b"[1, 2]", b"", b"\xff\xfe\x00", b'{"foreign": 1}'])
-def test_a_broken_record_is_one_error_that_names_the_file(tmp_path, content):
-    saved(tmp_path)
-    (tmp_path / "01_tiny" / "broken.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.json"):
-        records.load(root=tmp_path)
-
-
-def test_unfinished_writes_of_others_are_not_read(tmp_path):
-    saved(tmp_path)
-    (tmp_path / "01_tiny" / ".smoke-seed1.json.x1.tmp").write_text('{"chap')
-    assert len(records.load(root=tmp_path)) == 1
-
-
-def test_two_processes_writing_the_same_record_leave_one_whole_file(tmp_path):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        paths = set(pool.starmap(saved, [(tmp_path, 0, 0.5 + k / 100) for k in range(20)]))
-    assert len(paths) == 1 and len(records.load(root=tmp_path)) == 1
-    assert [p.suffix for p in (tmp_path / "01_tiny").iterdir()] == [".json"]
-
-
 def test_config_hash_sees_values_not_field_order_or_container():
     assert configs.config_hash({"a": 1, "b": (1, 2)}) == configs.config_hash({"b": [1, 2], "a": 1})
     assert configs.config_hash(Config()) != configs.config_hash(Config(lr=0.2))
@@ -174,111 +108,6 @@ def test_stored_records_still_belong_to_their_configuration():
     stored = [json.loads(path.read_text()) for path in (REPO / "results").rglob("*.json")]
     assert len(stored) > 20
     assert [r["chapter"] for r in stored if configs.config_hash(r["config"]) != r["config_hash"]] == []
-
-
-@pytest.fixture
-def small_package(tmp_path) -> Path:
-    """A package of two papers, with the script of one chapter beside it."""
-    contents = {
-        "jepa_lab/__init__.py": "",
-        "jepa_lab/masks.py": "",
-        "jepa_lab/diagnostics.py": "",
-        "jepa_lab/unused.py": "",
-        "jepa_lab/widgets/__init__.py": "",
-        "jepa_lab/widgets/kit.js": "",
-        "jepa_lab/papers/__init__.py": "",
-        "jepa_lab/papers/tiny/__init__.py": "",
-        "jepa_lab/papers/tiny/paper.py": "def late():\n    from jepa_lab import masks",
-        "jepa_lab/papers/tiny/pilots.py": "",
-        "jepa_lab/papers/other/paper.py": "import jepa_lab.unused",
-        "jepa_lab/publish/stage.py": "import jepa_lab.masks",
-        "notebooks/01_tiny.py": "import jepa_lab.diagnostics\nfrom jepa_lab.widgets import something",
-    }
-    for name, text in contents.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path / "jepa_lab"
-
-
-def test_code_files_are_what_notebook_and_paper_reach_by_imports(small_package):
-    found = {p.relative_to(small_package).as_posix() for p in provenance.code_files("01_tiny", small_package)}
-    assert found == {
-        "__init__.py",
-        "diagnostics.py",  # imported by the notebook
-        "masks.py",  # imported inside a function of the paper
-        "papers/tiny/__init__.py",
-        "papers/tiny/paper.py",
-        "papers/tiny/pilots.py",  # part of the paper's folder, although nothing imports it
-        "widgets/__init__.py",
-        "widgets/kit.js",  # beside a module that is reached
-    }
-
-
-def test_code_hash_sees_content_and_names_of_these_files(small_package):
-    before = provenance.code_hash("01_tiny", small_package)
-    (small_package / "unused.py").write_text("changed = True")
-    assert provenance.code_hash("01_tiny", small_package) == before
-    (small_package / "masks.py").write_text("changed = True")
-    changed = provenance.code_hash("01_tiny", small_package)
-    assert changed != before
-    (small_package / "papers/tiny/pilots.py").rename(small_package / "papers/tiny/renamed.py")
-    assert provenance.code_hash("01_tiny", small_package) not in (before, changed)
-
-
-def expected_stale(name: str) -> set[str] | None:
-    """The chapters that an edit of this file must re-run: none, all, or its paper's; None where the closure decides."""
-    room = name.split("/")[0]
-    if room == "papers" and name.count("/") > 1:
-        return {chapter for chapter in CHAPTERS if chapter.partition("_")[2] == name.split("/")[1]}
-    if room in ("publish", "cli", "__main__.py"):
-        return set()
-    return set(CHAPTERS) if name in ("__init__.py", "records.py", "figures.py") else None
-
-
-@pytest.fixture(scope="module")
-def copied_package(tmp_path_factory) -> Path:
-    copy = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(REPO / "jepa_lab", copy / "jepa_lab", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(REPO / "notebooks", copy / "notebooks")
-    return copy / "jepa_lab"
-
-
-def test_touching_each_file_makes_the_right_chapters_stale(copied_package):
-    before = {chapter: provenance.code_hash(chapter, copied_package) for chapter in CHAPTERS}
-    files = [p for p in sorted(copied_package.rglob("*")) if p.is_file()]
-    assert len(before) >= 5 and len(files) > 50
-    for path in files:
-        name, content = path.relative_to(copied_package).as_posix(), path.read_bytes()
-        path.write_bytes(content + b"\n")
-        stale = {chapter for chapter in CHAPTERS if provenance.code_hash(chapter, copied_package) != before[chapter]}
-        path.write_bytes(content)
-        expected = expected_stale(name)
-        if expected is None:
-            assert stale, f"{name}: no chapter reaches this shared file"
-        else:
-            assert stale == expected, name
-
-
-def test_a_shared_room_makes_only_those_chapters_stale_that_import_it(copied_package):
-    trained = {"01_masking", "02_predictors", "07_ecg_jepa"}
-    reach = {chapter: provenance.code_files(chapter, copied_package) for chapter in CHAPTERS}
-    assert {chapter for chapter in CHAPTERS if copied_package / "train.py" in reach[chapter]} >= trained
-    assert {chapter for chapter in CHAPTERS if copied_package / "data/ecg/simulator.py" in reach[chapter]} == {
-        "07_ecg_jepa"
-    }
-
-
-def test_the_record_says_how_much_memory_was_used_where_the_system_tells_it(monkeypatch):
-    assert 10 < provenance.peak_rss_mb() < 100_000
-    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=windows_process))
-    assert provenance.peak_rss_mb() == 300.0
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    assert provenance.peak_rss_mb() is None
-
-
-def windows_process():
-    return SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=300 * 2**20))
 
 
 def test_names_that_would_leave_the_folder_are_refused(tmp_path):
