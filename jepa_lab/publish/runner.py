@@ -1,24 +1,19 @@
 """Runs notebooks: each in a fresh process, some side by side, with time-outs, and no partial files.
 
-A run works in a folder of its own under `_build/running/<pid>`; only a finished notebook is moved to its place. A
-notebook that fails is kept as `NN_slug.failed.ipynb` and reported with cell and exception; the other notebooks go on.
+A run works in a folder of its own under `_build/running`; only a finished notebook is moved to its place. A notebook
+that fails is kept as `NN_slug.failed.ipynb` and reported with cell and exception; the other notebooks go on.
 """
 
-import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager, nullcontext
 
-import psutil
-
-from jepa_lab.publish import cache
+from jepa_lab.publish import cache, ownership
 from jepa_lab.publish.jobs import Job, Outcome, expected_seconds
 from jepa_lab.publish.progress import Progress
-from jepa_lab.publish.worker_process import WorkerProcess
+from jepa_lab.publish.worker_process import WorkerProcess, failure
 
 HOUR, WEEK = 3600, 7 * 24 * 3600
 CELL_TIMEOUT = {"smoke": HOUR / 2, "laptop": HOUR, "gpu": 4 * HOUR}  # against cells that hang; other presets: a week
@@ -44,7 +39,8 @@ def run(
         print(f"{len(unchanged)} unchanged, not run again", file=sys.stderr)
     alike = {id(job): (job.chapter.name, job.preset) for job in stale}
     progress = Progress({id(job): expected_seconds(job) for job in stale}, side_by_side, alike)
-    with _workplace(jobs) as place, _sigterm_as_interrupt(), closing(progress):
+    running = ownership.fresh_folder(jobs[0].chapter.root.resolve() / "_build" / "running") if stale else nullcontext()
+    with _sigterm_as_interrupt(), running as place, closing(progress):
 
         def start(job: Job) -> WorkerProcess:
             limit = cell_timeout or CELL_TIMEOUT.get(job.preset, WEEK)
@@ -61,8 +57,12 @@ def _execute(
         while waiting or running:
             while waiting and len(running) < side_by_side:
                 job = waiting.pop(0)
-                running.append(start(job))
                 progress.started(id(job), job.name)
+                try:
+                    running.append(start(job))
+                except Exception as error:  # its notebook is gone or half saved, the disk is full: the others go on
+                    outcomes.append(failure(job, f"before its start: {type(error).__name__}: {error}"))
+                    progress.finished(id(job), outcomes[-1])
             time.sleep(0.1)
             for process in [process for process in running if process.has_ended()]:
                 running.remove(process)
@@ -76,25 +76,7 @@ def _execute(
 
 
 def _needs_run(job: Job) -> bool:
-    return not job.keep or not cache.is_fresh(job.output, cache.key(job.chapter, job.parameters))
-
-
-@contextmanager
-def _workplace(jobs: list[Job]) -> Iterator[Path]:
-    """A folder for this process under _build/running. Folders of processes that were killed are removed."""
-    if not jobs:
-        yield Path()
-        return
-    running = jobs[0].chapter.root / "_build" / "running"
-    for folder in running.glob("*"):
-        if not (folder.name.isdigit() and psutil.pid_exists(int(folder.name))):
-            shutil.rmtree(folder, ignore_errors=True)
-    place = running / str(os.getpid())
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    return not job.keep or not cache.is_fresh(job.output, cache.key(job.chapter, job.parameters), job.record)
 
 
 @contextmanager

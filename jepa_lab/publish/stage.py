@@ -2,27 +2,30 @@
 
 Only finished notebooks are staged. A notebook that failed or was not run is an error with its name. The HTML is built
 beside its final place and moved there when it is complete and without warnings, so readers never see a partial book.
+Where `_build/html` is a link or a disk of its own, each page is replaced as a whole, one after the other. One build at
+a time works in `_build`; a second one waits.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from jepa_lab import files, provenance
-from jepa_lab.publish import cache, environment, ledger
+from jepa_lab import files
+from jepa_lab.publish import cache, environment, ledger, ownership
 from jepa_lab.publish.chapters import Chapter, find
 
 STAMP = "book.stamp"
+PAGES = "book.pages"  # the files of the last build, one a line
 
 
 def toc_files(root: Path) -> list[str]:
@@ -93,14 +96,11 @@ def presentable(executed: Path) -> nbformat.NotebookNode:
 
 def provenance_note(run: dict) -> str:
     """One paragraph of Markdown: when, how long, with what, and the command that runs the notebook again."""
-    device = run["parameters"].get("device", "auto")
-    for path in run["records"]:  # the record holds the device that 'auto' became
-        device = json.loads(Path(path).read_text(encoding="utf-8"))["device"]
     when = run["executed"][:16].replace("T", " ")
     return (
         "{.provenance}\n"
         f"Executed {when} UTC in {run['seconds']:.0f} s, preset {run['preset']}, seed {run['seed']}, "
-        f"device {device}, torch {run['versions'].get('torch', 'none')}, {_commit(run['git_commit'])}. "
+        f"device {run['device']}, torch {run['versions'].get('torch', 'none')}, {_commit(run['git_commit'])}. "
         f"Again: `{run['command']}`"
     )
 
@@ -114,23 +114,45 @@ def _commit(commit: str | None) -> str:
 def build(root: Path, preset: str, force: bool = False) -> tuple[Path, bool]:
     """Stages and builds the book; returns (index.html, whether a build was needed).
 
-    ValueError when Sphinx fails or warns.
+    ValueError when Sphinx fails or warns. OSError, before the build, where its pages cannot be written.
     """
-    place = stage(root, preset)
-    html, stamp = root / "_build" / "html", root / "_build" / STAMP
-    wanted = _digest(place)
-    if not force and is_current(root) and (html / "index.html").exists():
-        return html / "index.html", False
-    stamp.unlink(missing_ok=True)
-    work = root / "_build" / "sphinx"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    _run_jupyter_book(place, work, root / "_build" / "sphinx.log")
-    shutil.rmtree(html, ignore_errors=True)
-    os.replace(work / "_build" / "html", html)
-    shutil.rmtree(work, ignore_errors=True)
-    files.write_text(stamp, wanted)
-    return html / "index.html", True
+    made = root.resolve() / "_build"
+    made.mkdir(exist_ok=True)
+    html, stamp = made / "html", made / STAMP
+    with ownership.alone(made / "book"):
+        place = stage(root, preset)
+        wanted = _digest(place)
+        if not force and is_current(root) and (html / "index.html").exists():
+            return root / "_build" / "html" / "index.html", False
+        files.require_writable(html.resolve() / "index.html")
+        stamp.unlink(missing_ok=True)
+        with ownership.fresh_folder(made / "running") as work:
+            _run_jupyter_book(place, work, made / "sphinx.log")
+            _put_in_place(work / "_build" / "html", html)
+        files.write_text(stamp, wanted)
+    return root / "_build" / "html" / "index.html", True
+
+
+def _put_in_place(built: Path, html: Path) -> None:
+    """Replaces the old pages by the new ones: the whole folder at once, or file by file where a folder has to stay.
+
+    A link to a folder and a mounted disk stay. Files there that no build wrote stay too.
+    """
+    listed = html.with_name(PAGES)
+    old = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    new = [path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()]
+    files.write_text(listed, "\n".join({*old, *new}))  # also true when this is interrupted
+    if html.is_symlink() or os.path.ismount(html):
+        for name in new:
+            with files.replacing(html.resolve() / name) as file:
+                file.write((built / name).read_bytes())
+        for name in set(old) - set(new):
+            (html / name).unlink(missing_ok=True)
+    else:
+        if html.exists():
+            os.replace(html, built.with_name("old"))
+        os.replace(built, html)
+    files.write_text(listed, "\n".join(new))
 
 
 def _run_jupyter_book(place: Path, work: Path, log: Path) -> None:
@@ -155,8 +177,13 @@ def is_current(root: Path) -> bool:
 
 
 def _digest(place: Path) -> str:
-    """A hash over what the HTML depends on: every staged file, the extension that renders it, the tools' versions."""
-    digest = hashlib.sha256(repr(sorted(provenance.versions().items())).encode())
+    """A hash over what the HTML depends on: every staged file, the extension that renders it, every installed package.
+
+    Packages count with their versions, but for this one, whose files are compared.
+    """
+    packages = {(package.name, package.version) for package in metadata.distributions()}
+    others = sorted((name, version) for name, version in packages if name.replace("-", "_") != "jepa_lab")
+    digest = hashlib.sha256(repr([sys.version, others]).encode())
     staged = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
     extension = {path.name: path for path in Path(__file__).parent.glob("sphinx_*.py")}
     for name, path in sorted((staged | extension).items()):

@@ -1,7 +1,8 @@
 """Executes one notebook with papermill in a process of its own: `python -m jepa_lab.publish.worker FOLDER`.
 
 FOLDER holds job.txt (a Python literal). The worker writes notebook.ipynb, progress.txt (number of the running cell and
-of all cells) and, at the end, result.json. The worker ends itself when the process that started it is gone.
+of all cells) and, at the end, result.json. The worker ends itself when its standard input ends, which the process that
+started it holds open.
 """
 
 import ast
@@ -10,7 +11,6 @@ import os
 import re
 import sys
 import threading
-import time
 from pathlib import Path
 
 import papermill
@@ -53,7 +53,7 @@ class ReportingEngine(NBClientEngine):
 
 def main(folder: Path) -> None:
     """Executes the notebook that FOLDER/job.txt names and writes FOLDER/result.json."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = ast.literal_eval((folder / "job.txt").read_text(encoding="utf-8"))
     ReportingEngine.folder = folder
     papermill_engines.register("reporting", ReportingEngine)
@@ -64,15 +64,15 @@ def main(folder: Path) -> None:
     except PapermillExecutionError as stopped:
         error = f"{stopped.ename}: {_one_line(stopped.evalue)}"
     except Exception as stopped:  # time-out, dead kernel, broken notebook: the parent reports it
-        error = f"{type(stopped).__name__}: {_one_line(str(stopped))}"
         died = type(stopped).__name__ == "DeadKernelError"
+        error = f"{type(stopped).__name__}: {_one_line(str(stopped))}{' (out of memory?)' if died else ''}"
     files.write_text(folder / "result.json", json.dumps({"error": error, "died": died}))
 
 
 def _execute(job: dict, output: Path) -> None:
     papermill.execute_notebook(
-        job["notebook"],
-        output,
+        _literal(job["notebook"]),
+        _literal(output),
         parameters=job["parameters"],
         engine_name="reporting",
         kernel_name="python3",
@@ -89,9 +89,13 @@ def _one_line(text: str) -> str:
     return lines[0][:300] if lines else ""
 
 
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _literal(path) -> str:
+    """The path for papermill, which fills in parameters where a path holds braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os._exit(1)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,17 +16,11 @@ import nbformat
 import psutil
 
 from jepa_lab import provenance
-from jepa_lab.publish import cache
+from jepa_lab.publish import cache, environment
 from jepa_lab.publish.jobs import Job, Outcome
 
 GRACE = 60  # seconds that a worker may be late before it is ended from outside
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
+REMARK = re.compile(r"\b(INFO|DEBUG|WARNING)\b|[Ww]arning:")  # in a log: a line that reports no error
 
 
 class WorkerProcess:
@@ -32,29 +29,30 @@ class WorkerProcess:
     def __init__(self, job: Job, folder: Path, threads: int, cell_timeout: float, start_timeout: float):
         self.job, self.folder = job, folder
         self.cell_timeout, self.start_timeout = cell_timeout, start_timeout
-        self.began, self.began_at = time.monotonic(), time.time() - 1  # file times may be a second coarse
-        self.overdue = False
-        self.key = cache.key(job.chapter, job.parameters)
+        self.began = self.changed = time.monotonic()  # `changed`: when this process last saw progress.txt change
+        self.seen, self.overdue = None, False
+        self.before = cache.file_state(job.record)
+        self.data = cache.data_state()
+        self.key = cache.key(job.chapter, job.parameters) if job.keep else None
         folder.mkdir(parents=True)
+        self.source = folder / "source.ipynb"  # what is executed, also when the notebook is edited meanwhile
+        shutil.copyfile(job.chapter.notebook, self.source)
         (folder / "job.txt").write_text(repr(self._assignment()), encoding="utf-8")
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
-        environment |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONUNBUFFERED": "1"}
         with (folder / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jepa_lab.publish.worker", str(folder)],
+                [sys.executable, "-P", "-m", "jepa_lab.publish.worker", str(folder)],
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=environment,
+                stdin=subprocess.PIPE,  # it closes when this process ends, however that happens
+                env=environment.for_notebook(folder, threads),
                 start_new_session=True,
             )
 
     def _assignment(self) -> dict:
-        notebook = self.job.chapter.notebook
         return {
-            "notebook": str(notebook),
+            "notebook": str(self.source),
             "parameters": self.job.parameters,
-            "cwd": str(notebook.parent),
+            "cwd": str(self.job.chapter.notebook.parent.resolve()),
             "cell_timeout": self.cell_timeout,
             "start_timeout": self.start_timeout,
         }
@@ -77,11 +75,11 @@ class WorkerProcess:
         return self.overdue
 
     def _is_late(self) -> bool:
-        try:
-            since = (self.folder / "progress.txt").stat().st_mtime
-            return time.time() - since > self.cell_timeout + GRACE
-        except OSError:  # not in its first cell yet
-            return time.monotonic() - self.began > self.start_timeout + GRACE
+        state = cache.file_state(self.folder / "progress.txt")
+        if state != self.seen:
+            self.seen, self.changed = state, time.monotonic()
+        limit = self.cell_timeout if state else self.start_timeout  # no file: not in its first cell yet
+        return time.monotonic() - self.changed > limit + GRACE
 
     def kill(self) -> None:
         """Ends the worker, its kernel and whatever they started."""
@@ -96,16 +94,15 @@ class WorkerProcess:
         """How the run ended. The finished notebook moves to its place, a failed one to the name beside it."""
         seconds = round(time.monotonic() - self.began, 1)
         executed = self.folder / "notebook.ipynb"
-        status, problem = self._verdict()
+        try:
+            status, problem = self._verdict()
+            if status == "done" and self.job.keep:
+                self._keep(executed, seconds)
+        except Exception as error:  # the disk is full, the folder was removed: the other runs go on
+            status, problem = "failed", f"at its end: {type(error).__name__}: {error}"
         if status != "done":
-            self.job.output.unlink(missing_ok=True)
-            if executed.exists():
-                self.job.failed.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(executed, self.job.failed)
-            return Outcome(self.job, status, seconds, f"{self.job.name} failed {problem}")
+            return failure(self.job, problem, status, seconds, executed)
         self.job.failed.unlink(missing_ok=True)
-        if self.job.keep:
-            self._keep(executed, seconds)
         return Outcome(self.job, status, seconds)
 
     def _verdict(self) -> tuple[str, str]:
@@ -113,30 +110,35 @@ class WorkerProcess:
         try:
             result = json.loads((self.folder / "result.json").read_text())
         except (OSError, ValueError):
-            reason = "no sign of life" if self.overdue else f"the worker ended with code {self.process.returncode}"
-            return "died", f"{self._where()}: {reason} {self._last_line_of_log()}".strip()
+            return "died", f"{self._where()}: {self._cause_of_death()}"
         if result["error"]:
             return "died" if result["died"] else "failed", f"{self._where()}: {result['error']}"
         record = self.job.record
-        if record and not (record.exists() and record.stat().st_mtime >= self.began_at):
+        if record and cache.file_state(record) in (None, self.before):
             return "failed", (
                 f"at its end: it wrote no record {record}. "
                 "The notebook must pass its cfg to records.start and call record.save()"
             )
         return "done", ""
 
+    def _cause_of_death(self) -> str:
+        code = self.process.returncode
+        if self.overdue:
+            return "no sign of life, so it was ended"
+        if code < 0:
+            return f"killed by signal {-code} ({'out of memory?' if code == -9 else signal.strsignal(-code)})"
+        lines = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()
+        words = [line.strip()[:200] for line in lines if line.strip() and not REMARK.search(line)]
+        return f"the worker ended with code {code}" + (f" ({words[-1]})" if words else "")
+
     def _where(self) -> str:
         number, _ = self.cell()
         if number == 0:
             return "before the first cell"
-        source = nbformat.read(self.job.chapter.notebook, as_version=4).cells[number - 1].source
+        source = nbformat.read(self.source, as_version=4).cells[number - 1].source
         lines = [line.strip() for line in source.splitlines()]
         code = [line for line in lines if line and not line.startswith("#")]
         return f"in cell {number} ({code[0][:80] if code else 'empty'})"
-
-    def _last_line_of_log(self) -> str:
-        lines = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()
-        return f"({lines[-1][:200]})" if lines else ""
 
     def _keep(self, executed: Path, seconds: float) -> None:
         notebook = nbformat.read(executed, as_version=4)
@@ -149,11 +151,29 @@ class WorkerProcess:
             "command": self.job.command,
             "executed": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": seconds,
-            "records": [str(self.job.record)] if self.job.record else [],
-            "data": cache.data_state(),
+            "device": self._device(),
+            "records": cache.record_state(self.job.record),
+            "data": cache.data_used(self.data),
             "versions": provenance.versions(),
             "git_commit": provenance.git_commit(),
         }
         nbformat.write(notebook, executed)
         self.job.output.parent.mkdir(parents=True, exist_ok=True)
         os.replace(executed, self.job.output)
+
+    def _device(self) -> str:
+        """What the parameter `device` became: the record knows, where there is one."""
+        if self.job.record:
+            return json.loads(self.job.record.read_text(encoding="utf-8"))["device"]
+        return self.job.parameters.get("device", "auto")
+
+
+def failure(job: Job, problem: str, status="failed", seconds=0.0, executed: Path | None = None) -> Outcome:
+    """The outcome of a run that failed. Its page is removed; what was executed is kept beside, as a failed notebook."""
+    with suppress(OSError):  # a folder that cannot be written to: `problem` says so
+        job.output.unlink(missing_ok=True)
+        job.failed.unlink(missing_ok=True)
+        if executed and executed.exists():
+            job.failed.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(executed, job.failed)
+    return Outcome(job, status, seconds, f"{job.name} failed {' '.join(problem.split())}")

@@ -140,15 +140,18 @@ def test_a_notebook_that_forgets_its_record_fails(tmp_path, monkeypatch):
     assert outcome.status == "failed" and "it wrote no record" in outcome.message
 
 
+def progress_files(root) -> list:
+    return list((root / "_build" / "running").glob("*/1/progress.txt"))
+
+
 def start_slow_run(root):
     """A run in a process of its own, in its third cell; returns it with its worker and kernel."""
     write_notebook(root / "notebooks" / "01_slow.ipynb", f"import time; time.sleep({LONG})")
     command = [sys.executable, "-m", "jepa_lab", "run", "all", "--preset", "smoke"]
     environment = os.environ | {"JEPA_LAB_ROOT": str(root)}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    cell = root / "_build" / "running" / str(run.pid) / "1" / "progress.txt"
     give_up = time.monotonic() + LONG
-    while not (cell.exists() and cell.read_text().startswith("3 ")):
+    while not any(cell.read_text().startswith("3 ") for cell in progress_files(root)):
         assert run.poll() is None and time.monotonic() < give_up, "the run never reached its third cell"
         time.sleep(0.1)
     family = psutil.Process(run.pid).children(recursive=True)
