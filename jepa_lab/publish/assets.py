@@ -15,6 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from jepa_lab import files
+
 VENDOR = Path(__file__).resolve().parents[2] / "book" / "_static" / "vendor"
 
 
@@ -26,7 +28,7 @@ def manifest(vendor: Path = VENDOR) -> list[dict]:
 def problems(vendor: Path = VENDOR) -> list[str]:
     """One line for each file that is missing, altered, or present without being listed."""
     listed = {file["path"]: file["sha256"] for package in manifest(vendor) for file in package["files"]}
-    present = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()} - {"manifest.json"}
+    present = {path.relative_to(vendor).as_posix() for path in files.below(vendor)} - {"manifest.json"}
     altered = [name for name in listed.keys() & present if _sha256(vendor / name) != listed[name]]
     return [
         *(f"{name}: missing" for name in sorted(listed.keys() - present)),

@@ -29,7 +29,7 @@ class Ownership:
         self.lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
         self.note = folder.with_name(f"{folder.name}.owner")
         self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart = threading.Thread(target=self._beats_on, daemon=True)
 
     def take(self) -> bool:
         """Makes this process the owner; False while there is another one."""
@@ -40,6 +40,7 @@ class Ownership:
         if self._beats():
             self.lock.release()
             return False
+        self._beat(0)
         self._heart.start()
         return True
 
@@ -49,29 +50,30 @@ class Ownership:
         self.note.unlink(missing_ok=True)
         self.lock.release()
 
-    def owner(self) -> str:
-        """What the owner wrote about itself; empty where there is none."""
+    def owner(self) -> str | None:
+        """What the owner wrote about itself; None where there is no owner."""
         try:
             return self.note.read_text(encoding="utf-8")
         except OSError:
-            return ""
+            return None
 
     def _beats(self) -> bool:
         noted, began = self.owner(), time.monotonic()
-        while noted and time.monotonic() - began < WATCH:
+        while noted is not None and time.monotonic() - began < WATCH:
             time.sleep(BEAT / 4)
             if self.owner() != noted:
                 return True
         return False
 
-    def _beat(self) -> None:
+    def _beats_on(self) -> None:
         count = 0
-        while True:
-            with suppress(OSError):  # a full disk: the lock still says who owns the folder
-                self.note.write_text(f"process {os.getpid()} on {socket.gethostname()}, beat {count}", encoding="utf-8")
-            if self._over.wait(BEAT):
-                return
+        while not self._over.wait(BEAT):
             count += 1
+            self._beat(count)
+
+    def _beat(self, count: int) -> None:
+        with suppress(OSError):  # a full disk: the lock still says who owns the folder
+            self.note.write_text(f"process {os.getpid()} on {socket.gethostname()}, beat {count}", encoding="utf-8")
 
 
 @contextmanager
@@ -80,7 +82,11 @@ def alone(folder: Path) -> Iterator[None]:
     ownership, told = Ownership(folder), False
     while not ownership.take():
         if not told:
-            print(f"waiting for another run that works in {folder} ({ownership.owner()})", file=sys.stderr, flush=True)
+            print(
+                f"waiting for another run that works in {folder} ({ownership.owner() or 'unknown'})",
+                file=sys.stderr,
+                flush=True,
+            )
         told = True
         time.sleep(BEAT / 4)
     try:
