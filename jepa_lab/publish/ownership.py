@@ -79,6 +79,7 @@ class Ownership:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Waits until nobody else works in the folder, and owns it while the block runs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     ownership, told = Ownership(folder), False
     while not ownership.take():
         if not told:

@@ -117,7 +117,6 @@ def build(root: Path, preset: str, force: bool = False) -> tuple[Path, bool]:
     ValueError when Sphinx fails or warns. OSError, before the build, where its pages cannot be written.
     """
     made = root.resolve() / "_build"
-    made.mkdir(exist_ok=True)
     html, stamp = made / "html", made / STAMP
     with ownership.alone(made / "book"):
         place = stage(root, preset)

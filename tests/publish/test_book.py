@@ -1,11 +1,15 @@
 """The built book is whole and current. `make test` builds it first; alone: python -m jepa_lab book --preset smoke."""
 
+import os
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from jepa_lab.publish import ledger, stage
+from jepa_lab import files
+from jepa_lab.publish import ledger, ownership, stage
 from jepa_lab.publish.chapters import Chapter
 
 ROW = {
@@ -60,6 +64,77 @@ def test_a_page_with_a_broken_link_stops_the_build_and_keeps_the_old_book(tmp_pa
     with pytest.raises(ValueError, match=r"did not build cleanly:\n  .*intro.md:3: WARNING: .*nowhere") as error:
         stage.build(tmp_path, "smoke")
     assert "sphinx.log" in str(error.value) and old.read_text() == "old" and not stage.is_current(tmp_path)
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """A book of one page, whose HTML is the text of the files in this dictionary; it also counts the builds."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "intro.md").write_text("# Hello")
+    (tmp_path / "_config.yml").write_text("title: t\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    texts = {"index.html": "one", "notebooks/01_a.html": "two"}
+
+    def build(place, work, log):
+        texts["builds"] = str(int(texts.get("builds", 0)) + 1)
+        for name, text in texts.items():
+            files.write_text(work / "_build" / "html" / name, text)
+
+    monkeypatch.setattr(stage, "_run_jupyter_book", build)
+    return texts
+
+
+def found(folder) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["a folder", "a link", "a broken link", "a mounted disk"])
+def test_the_new_pages_replace_the_old_ones_wherever_they_lie(pages, place, tmp_path, monkeypatch):
+    html, elsewhere = tmp_path / "_build" / "html", tmp_path / "www"
+    stage.build(tmp_path, "smoke")
+    assert found(html) == pages
+    if place == "a link":
+        html.rename(elsewhere)
+        (elsewhere / "theirs.txt").write_text("no page of the book")
+    if "link" in place:
+        shutil.rmtree(html, ignore_errors=True)
+        html.symlink_to(elsewhere)
+    if place == "a mounted disk":
+        monkeypatch.setattr(os.path, "ismount", lambda path: path == html)
+    del pages["notebooks/01_a.html"]
+    pages["notebooks/02_b.html"] = "new"
+    assert stage.build(tmp_path, "smoke", force=True) == (html / "index.html", True)
+    theirs = {"theirs.txt": "no page of the book"} if place == "a link" else {}
+    assert found(elsewhere if "link" in place else html) == pages | theirs and html.is_symlink() == ("link" in place)
+    assert list((tmp_path / "_build" / "running").iterdir()) == []
+
+
+def test_pages_that_could_not_be_written_are_an_error_before_the_build(pages, tmp_path):
+    html = tmp_path / "_build" / "html"
+    html.parent.mkdir()
+    html.write_text("a file has the name of the folder")
+    with pytest.raises(OSError, match=f"cannot write {html}"):
+        stage.build(tmp_path, "smoke")
+    assert "builds" not in pages
+
+
+def test_a_book_is_stale_when_a_package_changed_that_builds_it(pages, tmp_path, monkeypatch):
+    stage.build(tmp_path, "smoke")
+    assert stage.is_current(tmp_path) and stage.build(tmp_path, "smoke")[1] is False
+    packages = [*stage.metadata.distributions()]
+    monkeypatch.setattr(stage.metadata, "distributions", lambda: [p for p in packages if p.name != "sphinx-book-theme"])
+    assert not stage.is_current(tmp_path) and stage.build(tmp_path, "smoke")[1] is True
+
+
+def test_a_second_build_at_the_same_time_waits_for_the_first(pages, tmp_path):
+    built = []
+    with ownership.alone(tmp_path / "_build" / "book"):
+        second = threading.Thread(target=lambda: built.append(stage.build(tmp_path, "smoke")))
+        second.start()
+        second.join(1)
+        assert built == [] and not (tmp_path / "_build" / "stage").exists()
+    second.join(1200)
+    assert len(built) == 1
 
 
 def test_the_claims_table_shows_values_margin_and_verdict():
