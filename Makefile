@@ -4,6 +4,8 @@ PORT ?= 8000
 JOBS ?= 2
 PY = .venv/bin/python
 READY = .venv/.ready
+# .venv holds all that is needed; what a shell sets for another Python would hide it.
+unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS
 
 .PHONY: help env book test serve clean
 
