@@ -22,12 +22,24 @@ Drawn = TypeVar("Drawn")
 def join() -> str:
     """Join the other processes when torchrun started this one; returns the device to train on."""
     has_gpu = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if (os.environ.get("WORLD_SIZE") or "1") != "1" and not dist.is_initialized():
+        _require_torchrun()
         dist.init_process_group("nccl" if has_gpu else "gloo")
     if not has_gpu:
         return "cpu"
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if dist.is_initialized():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return f"cuda:{torch.cuda.current_device()}"
+
+
+def _require_torchrun() -> None:
+    """Raises ValueError when WORLD_SIZE is set, but not what torchrun sets with it: another program left it behind."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. "
+            "To train on several processes, start them with torchrun; to train on one, unset WORLD_SIZE"
+        )
 
 
 def leave() -> None:

@@ -186,3 +186,17 @@ def test_with_one_process_everything_is_the_identity():
     assert distributed.gather(z) is z and distributed.mean(z) is z
     assert (distributed.rank(), distributed.world()) == (0, 1)
     assert distributed.agree(torch.tensor(True)) and not distributed.agree(torch.tensor(False))
+
+
+def test_a_world_size_that_another_program_left_behind_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 4, but RANK.* not set.*torchrun.*unset WORLD_SIZE"):
+        distributed.join()
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_a_world_of_one_needs_no_other_variable(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    monkeypatch.setenv("LOCAL_RANK", "7")
+    distributed.join()
+    assert distributed.world() == 1
