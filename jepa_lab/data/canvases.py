@@ -157,7 +157,7 @@ def paint_objects(
     return paste(scene, _contrast(images, drawn["gain"], drawn["lift"]), support_NQQ.float(), rows, columns)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Float[Tensor, ...]:
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 

@@ -87,7 +87,7 @@ def patchify(images: UInt8[Tensor, "N H W"], patch: int) -> UInt8[Tensor, "N T P
     return einops.rearrange(images, "n (h p) (w q) -> n (h w) (p q)", p=patch, q=patch)
 
 
-def pixel_stats(images: UInt8[Tensor, ...]) -> tuple[float, float]:
+def pixel_stats(images: UInt8[Tensor, "*shape"]) -> tuple[float, float]:
     """Mean and standard deviation of all pixels, as fractions of 255. Take them from training images only."""
     counts = torch.bincount(images.flatten(), minlength=256).double()
     grey = torch.arange(256, dtype=torch.double) / 255
