@@ -5,10 +5,12 @@ import sys
 
 from jepa_lab import __version__
 from jepa_lab.cli import data, models, notebooks
+from jepa_lab.cli.options import absolute_environment
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 done, 1 something failed, 2 wrong use, 130 interrupted."""
+    absolute_environment()
     options = parser().parse_args(arguments)
     try:
         return options.run(options)

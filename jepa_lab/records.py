@@ -27,6 +27,7 @@ from jepa_lab.provenance import REPO, code_hash, git_commit, peak_rss_mb, proces
 
 KINDS = ("real", "generated", "simulated")
 MAX_POINTS = 200
+MAX_SEED = 2**32 - 1  # what every generator that a run seeds takes
 
 
 def start(

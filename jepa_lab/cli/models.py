@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jepa_lab.cli import options as shared
 
+CONTENDERS = ("ceiling", "ours", "lightly", "simulusion", "pyjepa", "official")
+
 
 def add_verbs(verbs) -> None:
     _add_train(verbs)
@@ -22,8 +24,8 @@ def _add_train(verbs) -> None:
     verb = shared.add_verb(verbs, "train", train, about, example)
     verb.add_argument("paper", help="a folder of jepa_lab/papers, for example masking")
     shared.add_preset(verb)
-    verb.add_argument("--out", type=Path, help="folder for checkpoints (default: runs/PAPER-PRESET)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--out", type=shared.folder, help="folder for checkpoints (default: runs/PAPER-PRESET)")
+    shared.add_seed(verb)
     shared.add_parameters(verb, "a field of the paper's config")
     verb.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     about = "split each batch into N parts to save memory (default 1)"
@@ -41,8 +43,8 @@ def _add_bench(verbs) -> None:
     verb.add_argument("--rounds", type=shared.positive, default=5, help=about)
     about = "CPU threads of each contender (default 1)"
     verb.add_argument("--threads", type=shared.positive, default=1, help=about)
-    about = "ceiling, ours, lightly, simulusion, pyjepa, official (default: all)"
-    verb.add_argument("--only", nargs="+", default=[], metavar="NAME", help=about)
+    about = f"{', '.join(CONTENDERS)} (default: all)"
+    verb.add_argument("--only", nargs="+", choices=CONTENDERS, default=[], metavar="NAME", help=about)
     verb.add_argument("--json", action="store_true", help="print one JSON object")
     about = "time to quality instead of time per step; later arguments belong to it (see --race --help)"
     verb.add_argument("--race", nargs=argparse.REMAINDER, metavar="...", help=about)

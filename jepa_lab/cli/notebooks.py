@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from jepa_lab.cli import options as shared
 
@@ -13,13 +12,15 @@ def add_verbs(verbs) -> None:
     _add_batch(verbs)
     example = "python -m jepa_lab book --preset smoke"
     verb = shared.add_verb(verbs, "book", book, "Execute changed notebooks, then build _build/html.", example)
-    verb.add_argument("--seed", type=int, default=0)
+    shared.add_seed(verb)
     shared.add_running(verb)
     example = "python -m jepa_lab claims --chapter 01_masking --json"
     verb = shared.add_verb(verbs, "claims", claims, "Show the papers' claims and our measurements.", example)
     verb.add_argument("--json", action="store_true", help="print the rows as JSON")
     verb.add_argument("--chapter", help="only this chapter")
-    verb.add_argument("--records", type=Path, help="folder with run records (default: results, the committed study)")
+    verb.add_argument(
+        "--records", type=shared.folder, help="folder with run records (default: results, the committed study)"
+    )
     shared.add_preset(verb)
 
 
@@ -27,9 +28,9 @@ def _add_run(verbs) -> None:
     example = "python -m jepa_lab run 01_masking --preset smoke -p num_steps=200"
     verb = shared.add_verb(verbs, "run", run, "Execute the notebooks of chapters.", example)
     verb.add_argument("chapter", nargs="+", help=shared.CHAPTERS)
-    verb.add_argument("--seed", type=int, default=0)
+    shared.add_seed(verb)
     shared.add_parameters(verb, "a parameter of the notebook or a field of the paper's config")
-    verb.add_argument("--out", type=Path, help="folder for the run records (default: _build/records)")
+    verb.add_argument("--out", type=shared.folder, help="folder for the run records (default: _build/records)")
     shared.add_running(verb)
 
 
@@ -42,7 +43,7 @@ def _add_batch(verbs) -> None:
     about = "values of a config field; may be given several times"
     verb.add_argument("--grid", action="append", default=[], metavar="NAME=A,B,C", help=about)
     about = "folder for the run records (default: _build/records; the committed study: results)"
-    verb.add_argument("--out", type=Path, help=about)
+    verb.add_argument("--out", type=shared.folder, help=about)
     verb.add_argument("--engine", choices=["local"], default="local", help="where the runs are executed")
     verb.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     shared.add_running(verb)
@@ -62,7 +63,7 @@ def batch(options: argparse.Namespace) -> int:
     from jepa_lab.publish import batch, chapters
 
     root = chapters.root()
-    out = (options.out or root / "_build" / "records").resolve()
+    out = options.out or root / "_build" / "records"
     chosen = chapters.in_sync(chapters.pick(options.chapter, root))
     seeds, settings = batch.seeds(options.seeds), batch.settings(options.grid)
     planned = batch.plan(chosen, options.preset, seeds, settings, device=options.device, out=out)

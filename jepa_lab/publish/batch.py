@@ -8,11 +8,10 @@ killed run leaves no record and runs again.
 
 import ast
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from jepa_lab import provenance
+from jepa_lab import provenance, records
 from jepa_lab.publish import jobs, runner
 from jepa_lab.publish.chapters import Chapter
 from jepa_lab.publish.jobs import Job, Outcome
@@ -28,35 +27,38 @@ def seeds(text: str) -> list[int]:
             found = [int(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or min(found) < 0:
-        raise ValueError(f"--seeds takes 0:5 or 0,1,4, not {text!r}")
+    if not found or min(found) < 0 or max(found) > records.MAX_SEED:
+        raise ValueError(f"--seeds takes 0:5 or 0,1,4 (up to {records.MAX_SEED}), not {text!r}")
     return found
 
 
 def settings(grids: list[str]) -> list[dict[str, str]]:
-    """['lr=0.1,0.2', 'depth=2,4'] gives the four combinations, with values as text."""
-    axes = []
+    """['lr=0.1,0.2', 'depth=2,4'] gives the four combinations, with values as text. A name may be given once."""
+    axes = {}
     for grid in grids:
         name, sign, text = grid.partition("=")
-        if not sign or not name or not text:
+        values = _split(text)
+        if not sign or not name or not values:
             raise ValueError(f"--grid takes name=a,b,c, not {grid!r}")
-        axes.append([(name, value) for value in _split(text)])
-    return [dict(choice) for choice in itertools.product(*axes)]
+        if name in axes:
+            raise ValueError(f"{name} is given twice in --grid; give all its values at once: --grid {name}=a,b,c")
+        axes[name] = values
+    return [dict(zip(axes, choice)) for choice in itertools.product(*axes.values())]
 
 
 def _split(text: str) -> list[str]:
     """Splits at commas outside brackets: '(1,2),(3,4)' gives two values."""
     try:
         return [repr(value) if not isinstance(value, str) else value for value in ast.literal_eval(f"[{text}]")]
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return [part.strip() for part in text.split(",")]
 
 
 def plan(
     chapters: list[Chapter], preset: str, seeds: list[int], grid: list[dict[str, str]], *, device: str, out: Path
 ) -> list[Job]:
-    """Every run of the grid. All are checked before any of them starts."""
-    planned = []
+    """Every run of the grid, once each: what is given twice has the same record. All are checked before any starts."""
+    planned = {}
     for chapter, setting, seed in itertools.product(chapters, grid, seeds):
         job = jobs.plan(chapter, preset, seed, setting, device=device, out=out)
         if job.record is None:
@@ -65,21 +67,24 @@ def plan(
                 "batch runs only chapters that have one"
             )
         place = chapter.root / "_build" / "batch" / chapter.name / f"{job.record.stem}.ipynb"
-        planned.append(replace(job, output=place, keep=False))
-    return planned
+        job = replace(job, output=place, keep=False)
+        other = planned.setdefault(job.record, job)
+        if other.parameters != job.parameters:
+            raise ValueError(
+                f"two runs of this grid would write the same record {job.record}: vary the config's fields"
+            )
+    return list(planned.values())
 
 
 def finished(job: Job) -> dict | None:
-    """The run's record, or None where there is none. ValueError names a broken file."""
+    """The run's record, or None where there is none. ValueError names a broken file and the record of another run."""
     if not job.record.exists():
         return None
-    try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
-        return record if record["seed"] == job.seed and record["wall_s"] is not None else None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{job.record} is not a run record (broken or foreign JSON): delete the file and start the batch again"
-        ) from None
+    record = records.read(job.record)
+    own = (record[name] for name in ("chapter", "preset", "seed", "config"))
+    if records.record_path(job.record.parents[1], *own) != job.record:
+        raise ValueError(f"{job.record} is the record of another run: move it away")
+    return record
 
 
 def split(planned: list[Job], force: bool) -> tuple[list[Job], list[dict]]:

@@ -46,10 +46,13 @@ def paper(slug: str) -> ModuleType | None:
 
 
 def root() -> Path:
-    """The book's checkout: the one jepa_lab lies in, else the current folder."""
-    for place in (os.environ.get("JEPA_LAB_ROOT"), REPO, Path.cwd()):
-        if place and any((Path(place) / part).exists() for part in ("_toc.yml", "notebooks")):
-            return Path(place)
+    """The book's checkout as a full path: $JEPA_LAB_ROOT, else the one jepa_lab lies in, else the current folder."""
+    named = os.environ.get("JEPA_LAB_ROOT")
+    for place in [Path(named).expanduser().resolve()] if named else [REPO, Path.cwd()]:
+        if any((place / part).exists() for part in ("_toc.yml", "notebooks")):
+            return place
+    if named:
+        raise ValueError(f"there is no book in JEPA_LAB_ROOT={named}: name a checkout (the folder with _toc.yml)")
     raise ValueError("there is no book here: run this inside a checkout (the folder with _toc.yml)")
 
 
@@ -76,7 +79,7 @@ def pick(names: list[str], root: Path) -> list[Chapter]:
 def _is_called(chapter: Chapter, name: str) -> bool:
     name = Path(name).name.removesuffix(".ipynb").removesuffix(".py")
     number = chapter.name.split("_")[0]
-    return name in (chapter.name, chapter.slug) or (name.isdigit() and int(name) == int(number))
+    return name in (chapter.name, chapter.slug) or (name.isdecimal() and int(name) == int(number))
 
 
 def in_sync(chapters: list[Chapter]) -> list[Chapter]:

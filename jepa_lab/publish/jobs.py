@@ -1,12 +1,11 @@
 """One notebook run, planned: its parameters, where its notebook and record go, how long it may take."""
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from statistics import median_high
 
-from jepa_lab import records
+from jepa_lab import files, records
 from jepa_lab.publish import cache, parameters
 from jepa_lab.publish.chapters import Chapter
 
@@ -54,22 +53,38 @@ class Outcome:
 def plan(
     chapter: Chapter, preset: str, seed: int, given: dict[str, str], *, device="auto", out: Path | None = None
 ) -> Job:
-    """The job of one run, its parameters checked. Raises ValueError; starts nothing."""
+    """The job of one run. Raises ValueError for its parameters, OSError where its record or notebook cannot be written;
+    starts nothing.
+    """
     build = chapter.root / "_build"
-    out = Path(out).resolve() if out else build / "records"
+    out = Path(out).expanduser().resolve() if out else build / "records"
     values, config = parameters.resolve(chapter, preset, seed, given, device, str(out))
-    options = [f"-p {shlex.quote(f'{name}={text}')}" for name, text in given.items()]
-    if device != "auto":
-        options.append(f"--device {device}")
-    return Job(
+    job = Job(
         chapter=chapter,
         preset=preset,
         seed=seed,
         parameters=values,
         record=None if config is None else records.record_path(out, chapter.name, preset, seed, config),
         output=build / "executed" / preset / "notebooks" / f"{chapter.name}.ipynb",
-        command=" ".join([f"python -m jepa_lab run {chapter.name} --preset {preset} --seed {seed}", *options]),
+        command=_command(chapter, preset, seed, given | _full_paths(values), device, out),
     )
+    for path in filter(None, (job.record, job.output)):
+        files.require_writable(path)
+    return job
+
+
+def _command(chapter: Chapter, preset: str, seed: int, given: dict[str, str], device: str, out: Path) -> str:
+    words = ["python", "-m", "jepa_lab", "run", chapter.name, "--preset", preset, "--seed", str(seed)]
+    for name, text in given.items():
+        words += ["-p", f"{name}={text}"]
+    words += ["--device", device] if device != "auto" else []
+    words += ["--out", str(out)] if out != chapter.root / "_build" / "records" else []
+    return shlex.join(words)
+
+
+def _full_paths(values: dict) -> dict[str, str]:
+    """The overrides that are text: a folder's full path means the same wherever the command is typed."""
+    return {name: value for name, value in values.get("overrides", {}).items() if isinstance(value, str)}
 
 
 def expected_seconds(job: Job) -> float:
@@ -78,7 +93,7 @@ def expected_seconds(job: Job) -> float:
     if seconds is not None:
         return float(seconds)
     study = job.chapter.root / "results" / job.chapter.name
-    walls = [json.loads(path.read_text())["wall_s"] for path in study.glob(f"{job.preset}-*.json")]
+    walls = [record["wall_s"] for record in records.load(preset=job.preset, root=study)]
     if walls:
         return float(median_high(walls) + START_SECONDS)
     return float(EXPECTED.get(job.preset, 3600))

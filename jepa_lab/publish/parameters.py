@@ -4,16 +4,18 @@ Papermill only warns about an unknown name. Here a wrong name or type is an erro
 """
 
 import ast
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nbformat
 
+from jepa_lab import configs
 from jepa_lab.publish.chapters import Chapter
 
-CONTRACT = ("preset", "seed", "device", "out", "overrides")
+OPTIONS = ("preset", "seed", "device", "out")
+CONTRACT = (*OPTIONS, "overrides")
 
 
 def tagged(notebook: Path) -> dict:
@@ -22,14 +24,12 @@ def tagged(notebook: Path) -> dict:
     if len(cells) != 1:
         raise ValueError(f"{notebook.name} has {len(cells)} cells tagged 'parameters', it needs exactly one")
     defaults = {}
-    for statement in ast.parse(cells[0].source).body:
-        try:
+    try:
+        for statement in ast.parse(cells[0].source).body:
             (target,) = statement.targets
             defaults[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError):
-            raise ValueError(
-                f"{notebook.name}: the parameters cell may contain only lines like  name = constant"
-            ) from None
+    except (AttributeError, ValueError, SyntaxError, TypeError):
+        raise ValueError(f"{notebook.name}: the parameters cell may contain only lines like  name = constant") from None
     return defaults
 
 
@@ -42,17 +42,19 @@ def resolve(
     of the Config become entries of `overrides`. Returns (parameters, config); config is None if there is no paper.
     """
     defaults = tagged(chapter.notebook)
-    for name in {"preset", "seed"} & set(given):
-        raise ValueError(f"{name} is not set with -p: use --{name}")
+    for name in OPTIONS:
+        if name in given:
+            raise ValueError(f"{name} is not set with -p: use --{name}")
     known = {"preset": preset, "seed": seed, "device": device, "out": out}
     parameters = {name: value for name, value in known.items() if name in defaults}
     rest = {}
     for name, text in given.items():
         if name in defaults and name != "overrides":
-            parameters[name] = convert(name, text, defaults[name])
+            kind = configs.kind_of(defaults[name])
+            parameters[name] = configs.fit(name, _parse(text, kind), kind, defaults[name])
         else:
             rest[name] = text
-    notebook_names = ["device", "out", *(name for name in defaults if name not in CONTRACT)]
+    notebook_names = [name for name in defaults if name not in CONTRACT]
     paper = chapter.paper()
     if paper is None:
         if rest:
@@ -72,27 +74,22 @@ def configure(
     ValueError for an unknown field: its message names the chapter or paper `name` and what it knows, `other_names` too.
     """
     base = paper.preset(preset)
-    fields = [field.name for field in dataclasses.fields(base)]
-    unknown = [field for field in texts if field not in fields]
+    hints = configs.hints(base)
+    unknown = [field for field in texts if field not in hints]
     if unknown:
-        raise ValueError(f"{name} has no parameter {_names(unknown)}; it knows: {', '.join([*other_names, *fields])}")
-    overrides = {field: convert(field, text, getattr(base, field)) for field, text in texts.items()}
-    return (paper.preset(preset, **overrides) if overrides else base), overrides
+        raise ValueError(f"{name} has no parameter {_names(unknown)}; it knows: {', '.join([*other_names, *hints])}")
+    overrides = configs.fitted(base, {field: _parse(text, hints[field]) for field, text in texts.items()})
+    config = paper.preset(preset, **overrides) if overrides else base
+    for folder in configs.folders(config):
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    return config, overrides
 
 
-def convert(name: str, text: str, default):
-    """Text as a value of the default's type. ValueError when the text is not such a value."""
-    if isinstance(default, str):
-        return text
-    if dataclasses.is_dataclass(default):
-        raise ValueError(f"{name} is a group of settings, not one value")
+def _parse(text: str, hint: Any) -> Any:
+    """The text as a literal, or as it is where the annotation takes text and no such literal."""
     value = _literal(text)
-    if default is None:
-        return value
-    value = _in_kind(value, default)
-    if type(value) is not type(default):
-        raise ValueError(f"{name} must be {type(default).__name__} like {default!r}, not {text!r}")
-    return value
+    return text if configs.takes(text, hint) and not configs.takes(value, hint) else value
 
 
 def _literal(text: str):
@@ -101,20 +98,8 @@ def _literal(text: str):
         return words[text.strip().lower()]
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval can raise
         return text
-
-
-def _in_kind(value, default):
-    """An int as a float, a list as a tuple and the reverse, where the default is of that kind."""
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if isinstance(default, list) and isinstance(value, tuple):
-        return list(value)
-    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
-        floats = bool(default) and all(type(d) is float for d in default)
-        return tuple(float(v) if floats and type(v) is int else v for v in value)
-    return value
 
 
 def _names(names) -> str:

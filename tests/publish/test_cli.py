@@ -1,6 +1,7 @@
 """Every verb has help with an example, reports an error in one line, and returns the right exit code."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -60,6 +61,10 @@ def test_help_of_every_verb_has_an_example(verb, capsys):
         (["run", "99"], "no chapter '99'; there are: 01_tiny"),
         (["run", "1", "-p", "lr"], "-p takes name=value"),
         (["batch", "1", "--seeds", "x"], "--seeds takes"),
+        (["batch", "1", "--grid", "lr=1", "--grid", "lr=2"], "lr is given twice in --grid"),
+        (["run", "1", "-p", "lr=1", "-p", "lr=2"], "lr is given twice with -p"),
+        (["run", "1", "-p", "lr=1e999"], "lr must be finite"),
+        (["run", "1", "--out", "/dev/null/records"], "cannot write /dev/null/records/01_tiny/laptop-seed0-"),
         (["claims", "--chapter", "nobody"], "no chapter 'nobody'"),
         (["claims", "--records", "/nowhere"], "no folder /nowhere"),
         (["data", "fetch", "nobody"], "no data set is called 'nobody'"),
@@ -73,7 +78,10 @@ def test_an_error_is_one_line_and_exit_code_1(book, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["run"], ["run", "1", "--jobs", "0"], ["batch", "1", "--engine", "moon"]]
+    "arguments",
+    [[], ["nonsense"], ["run"], ["run", "1", "--jobs", "0"], ["batch", "1", "--engine", "moon"]]
+    + [["run", "1", "--seed", "-1"], ["run", "1", "--device", "moon"], ["run", "1", "--device", "cuda:99"]]
+    + [["train", "masking", "--seed", str(2**32)], ["bench", "--only", "nobody"]],
 )
 def test_wrong_use_is_exit_code_2(book, arguments):
     with pytest.raises(SystemExit) as stopped:
@@ -94,6 +102,29 @@ def test_a_broken_record_is_one_line(book, capsys):
     (book / "results" / "01_tiny" / "broken.json").write_text("{")
     assert main(["claims"]) == 1
     assert "broken.json is not a run record" in capsys.readouterr().err
+
+
+def test_a_run_record_of_another_version_is_one_line(book, capsys):
+    path = next((book / "results" / "01_tiny").iterdir())
+    record = json.loads(path.read_text())
+    del record["started"]
+    path.write_text(json.dumps(record))
+    for verb in (["claims"], ["run", "1"]):  # a run reads the study's durations
+        assert main(verb) == 1
+        shown = capsys.readouterr().err
+        assert f"{path.name} is not a run record (it has no 'started')" in shown and shown.count("\n") == 1
+
+
+def test_relative_folders_of_the_environment_and_options_are_the_callers(book, monkeypatch, capsys):
+    monkeypatch.chdir(book)
+    monkeypatch.setenv("HOME", str(book))
+    for given in (".", "~"):
+        monkeypatch.setenv("JEPA_LAB_ROOT", given)
+        monkeypatch.setenv("JEPA_LAB_DATA", "cache")
+        assert main(["claims", "--records", "~/results"]) == 0 and "over 3 seeds" in capsys.readouterr().out
+        assert chapters.root() == book and os.environ["JEPA_LAB_DATA"] == str(book / "cache")
+    monkeypatch.setenv("JEPA_LAB_ROOT", "~/nowhere")
+    assert main(["claims"]) == 1 and "there is no book in JEPA_LAB_ROOT=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["1", "01", "tiny", "01_tiny", "notebooks/01_tiny.py", "all"])

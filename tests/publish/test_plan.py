@@ -1,13 +1,14 @@
 """What is checked and shown before and while notebooks run: parameters, grids, cache keys, progress."""
 
 import io
+import shutil
 
 import nbformat
 import pytest
 import tiny_paper
 from small_notebook import PARAMETERS, write_notebook
 
-from jepa_lab import provenance
+from jepa_lab import provenance, records
 from jepa_lab.publish import batch, cache, chapters, jobs, parameters
 from jepa_lab.publish.progress import Progress
 
@@ -23,12 +24,25 @@ def chapter(tmp_path, monkeypatch) -> chapters.Chapter:
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"stepz": "3"}, "no parameter 'stepz'; it knows: device, out, steps, lr, depth, betas"),
-        ({"steps": "many"}, "steps must be int like 3, not 'many'"),
-        ({"depth": "2.5"}, "depth must be int like 2"),
-        ({"lr": "True"}, "lr must be float"),
+        ({"stepz": "3"}, "no parameter 'stepz'; it knows: steps, lr, depth, betas, heads, data"),
+        ({"steps": "many"}, "steps must be a whole number like 3, not 'many'"),
+        ({"depth": "2.5"}, "depth must be a whole number like 2"),
+        ({"lr": "True"}, "lr must be a number like 0.1"),
+        ({"lr": "1e999"}, "lr must be finite"),
+        ({"depth": "9" * 30}, "depth must be finite and fit 64 bits"),
+        ({"depth": "{[]: 1}"}, "depth must be a whole number"),
+        ({"depth": "-" * 20_000 + "1"}, "depth must be a whole number"),
+        ({"depth": "-1"}, "depth must not be negative"),
+        ({"depth": "0"}, "depth must be positive"),
+        ({"betas": "(0.9,)"}, r"betas must be two numbers like \(0.9, 0.95\), not \(0.9,\)"),
+        ({"betas": "('a', 'b')"}, "betas must be two numbers"),
+        ({"betas": "(0.1, 1e999)"}, "betas must be finite"),
+        ({"heads": "many"}, "heads must be a whole number or None, not 'many'"),
+        ({"data": "nowhere"}, "there is no folder /.*/nowhere"),
+        ({"data": ","}, "data must be text like 'simulated'"),
         ({"seed": "1"}, "use --seed"),
-        ({"depth": "-1"}, "depth must be positive"),
+        ({"out": "here"}, "use --out"),
+        ({"device": "cpu"}, "use --device"),
     ],
 )
 def test_wrong_parameters_are_errors_before_anything_starts(chapter, given, message):
@@ -50,6 +64,41 @@ def test_config_fields_travel_as_overrides_of_the_right_type(chapter):
         "overrides": overrides,
     }
     assert config == tiny_paper.Config(**overrides)
+
+
+@pytest.mark.parametrize("text, heads", [("none", None), ("3", 3)])
+def test_a_field_that_may_be_empty_takes_none_and_its_own_type(chapter, text, heads):
+    assert parameters.resolve(chapter, "smoke", 0, {"heads": text})[1].heads == heads
+
+
+@pytest.mark.parametrize("typed", ["mine", "./mine/", "~/mine", "{full}", "mine,~/mine"])
+def test_a_relative_folder_is_the_callers_in_the_kernel_too(chapter, tmp_path, monkeypatch, typed):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    typed = typed.format(full=tmp_path / "mine")
+    job = jobs.plan(chapter, "smoke", 0, {"data": typed})
+    assert job.parameters["overrides"] == {"data": str(tmp_path / "mine")}
+    assert f"data={tmp_path / 'mine'}" in job.command
+    (same,) = batch.plan([chapter], "smoke", [0], [{"data": "mine"}, {"data": typed}], device="auto", out=tmp_path)
+    assert same.record.name == job.record.name
+
+
+def test_a_word_for_data_is_no_folder(chapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "simulated").mkdir()
+    assert jobs.plan(chapter, "smoke", 0, {"data": "simulated"}).parameters["overrides"] == {"data": "simulated"}
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/records", "x" * 300, "a folder"])
+def test_a_record_that_cannot_be_written_is_refused_before_anything_starts(chapter, tmp_path, place):
+    (tmp_path / "a file").write_text("x")
+    if place == "a folder":  # where the record itself would lie
+        jobs.plan(chapter, "smoke", 0, {}, out=tmp_path / place).record.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match="cannot write .*; choose another folder"):
+        jobs.plan(chapter, "smoke", 0, {}, out=tmp_path / place)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("cell, message", [("seed = input()", "name = constant"), (None, "0 cells tagged")])
@@ -76,11 +125,31 @@ def test_seeds_and_grids_are_read_as_documented():
     assert batch.settings([]) == [{}]
     assert batch.settings(["lr=0.1,0.2", "mode=a,b"]) == [{"lr": x, "mode": y} for x in ("0.1", "0.2") for y in "ab"]
     assert batch.settings(["betas=(0.9, 0.95),(0.5, 0.6)"]) == [{"betas": "(0.9, 0.95)"}, {"betas": "(0.5, 0.6)"}]
-    for wrong in ("", "a", "3:1", "-1"):
+    for wrong in ("", "a", "3:1", "-1", str(2**32)):
         with pytest.raises(ValueError, match="--seeds takes"):
             batch.seeds(wrong)
     with pytest.raises(ValueError, match="--grid takes"):
         batch.settings(["lr"])
+
+
+def test_what_a_grid_names_twice_runs_once(chapter, tmp_path):
+    grid = batch.settings(["lr=0.1,0.10,1e-1", "depth=2"])
+    how = {"device": "auto", "out": tmp_path}
+    assert [job.seed for job in batch.plan([chapter, chapter], "smoke", batch.seeds("0,0,3"), grid, **how)] == [0, 3]
+    with pytest.raises(ValueError, match="lr is given twice in --grid"):
+        batch.settings(["lr=0.1,0.2", "lr=0.3"])
+    with pytest.raises(ValueError, match="would write the same record"):
+        batch.plan([chapter], "smoke", [0], batch.settings(["steps=3,4"]), **how)  # no field of the config
+
+
+def test_a_record_of_another_run_in_the_place_of_this_one_is_not_taken_for_it(chapter, tmp_path):
+    first, second = batch.plan([chapter], "smoke", [0, 1], [{}], device="auto", out=tmp_path)
+    run = records.start("01_tiny", preset="smoke", seed=0, config=tiny_paper.Config(), out=tmp_path)
+    assert run.save() == first.record
+    assert batch.split([first, second], force=False)[0] == [second]
+    shutil.copy(first.record, second.record)
+    with pytest.raises(ValueError, match=f"{second.record.name} is the record of another run"):
+        batch.split([second], force=False)
 
 
 def test_every_ingredient_of_a_result_changes_the_cache_key(tmp_path, monkeypatch):

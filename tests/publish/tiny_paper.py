@@ -1,8 +1,10 @@
-"""A paper of three settings for the tests of notebooks that run."""
+"""A paper of few settings for the tests of notebooks that run."""
 
 import dataclasses
 from types import ModuleType
+from typing import Annotated
 
+from jepa_lab import configs
 from jepa_lab.publish import chapters
 
 
@@ -11,6 +13,8 @@ class Config:
     lr: float = 0.1
     depth: int = 2
     betas: tuple[float, float] = (0.9, 0.95)
+    heads: int | None = None
+    data: Annotated[str, configs.Folders(("simulated",), several=True)] = "simulated"
 
     def __post_init__(self):
         if self.depth < 1:

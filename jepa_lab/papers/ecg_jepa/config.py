@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from jepa_lab import configs, train
 from jepa_lab.data.ecg import records as ecg
@@ -21,7 +22,8 @@ class Config(train.Config):
     log_every: int = 60
 
     # Records
-    data: str = "simulated"  # or "ptb-xl", or folders of WFDB records with commas between; part of a record's name
+    # "simulated", "ptb-xl", or folders of WFDB records with commas between; part of a record's name
+    data: Annotated[str, configs.Folders(("simulated", "ptb-xl"), several=True)] = "simulated"
     task: str = "superclass"  # PTB-XL's labels
     rate: int = 100  # Hz; paper: 500
     seconds: float = 10.0
