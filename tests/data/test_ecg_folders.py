@@ -78,8 +78,8 @@ def test_broken_records_are_counted_and_the_run_goes_on(tmp_path):
 
 
 def test_long_records_give_their_beginning_and_short_ones_are_refused(tmp_path):
-    for name, seconds in (("long", 25.0), ("exact", 10.0), ("short", 9.9)):
-        write(tmp_path / "data", name, beats(seconds=seconds))
+    for seed, (name, seconds) in enumerate((("long", 25.0), ("exact", 10.0), ("short", 9.9))):
+        write(tmp_path / "data", name, beats(seconds=seconds, seed=seed))
     data = wfdb_folder(tmp_path / "data", root=tmp_path / "cache")
     assert len(data) == 2 and data.refused == {"shorter than asked": 1}
     assert close(data.signals[1].float(), beats(seconds=25.0)[:1000])
@@ -173,8 +173,7 @@ import torch
 from pathlib import Path
 from jepa_lab.data.ecg import wfdb
 from jepa_lab.data.ecg.piles import pile
-noise = torch.randn(12, 5000)
-wfdb.read_with_comments = lambda path, rate, seconds: (noise, ())
+wfdb.read_with_comments = lambda path, rate, seconds: (torch.randn(12, 5000), ())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = pile(Path(sys.argv[1]), [f"r{k}" for k in range(400)], 500, 10, Path(sys.argv[1]) / "cache")
 built = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -20,10 +20,13 @@ from torch import Tensor
 from jepa_lab import files
 from jepa_lab.data.ecg import wfdb
 from jepa_lab.data.ecg.leads import LEADS
+from jepa_lab.data.ecg.repeats import Recordings
 from jepa_lab.data.sources.archives import DataError
 from jepa_lab.data.sources.cache import cache_root, disk_errors, sweep
 
-VERSION = 2  # of what `wfdb` does to a signal: a new one makes new cache files
+VERSION = 3  # of what `wfdb` does to a signal: a new one makes new cache files
+
+STORED_TWICE = "stored twice"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Pile:
 def pile(folder: Path, names: Sequence[str], rate: int, seconds: float, root: str | Path | None = None) -> Pile:
     """The records `folder/name`, read one at a time into a float16 file in the cache, or the file of an earlier call.
 
-    The file is found again while names, sizes and times of the records' files are the same; labels may change.
+    Of a recording that has several names the first counts and the others are refused, "stored twice", so that no split
+    can put it on both sides. The file is found again while names, sizes and times of the records' files are the same;
+    labels may change.
     Raises `DataError`: nothing could be read, disk full, no permission.
     """
     if rate < 10 or not seconds > 0 or round(seconds * rate) < 1:
@@ -109,10 +114,13 @@ class _Note:
 
 def _write(stored: Path, folder: Path, names: Sequence[str], rate: int, seconds: float) -> None:
     note, digest = _Note([], [], Counter()), hashlib.sha256()
+    recordings = Recordings(round(seconds * rate), rate, len(names))
     with files.replacing(stored) as out:
         for i, name in enumerate(names):
             try:
                 signal, lines = wfdb.read_with_comments(_inside(folder, name), rate, seconds)
+                if not recordings.is_new(signal.numpy()):
+                    raise wfdb.RecordError(STORED_TWICE, folder / name)
             except wfdb.RecordError as error:
                 note.refused[error.reason] += 1
                 continue
@@ -132,6 +140,6 @@ def _write(stored: Path, folder: Path, names: Sequence[str], rate: int, seconds:
 def _inside(folder: Path, name: str) -> Path:
     """`folder/name`; `RecordError` where the name leads out of the folder. Links inside the folder are followed."""
     path = Path(os.path.normpath(folder / name))
-    if "\0" in name or ":" in name or path == folder or not path.is_relative_to(folder):
+    if "\0" in name or "://" in name or path == folder or not path.is_relative_to(folder):
         raise wfdb.RecordError("path outside the data folder", folder, repr(name))
     return path

@@ -45,7 +45,8 @@ def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "supercl
     root: the cache, or the folder that holds ptbxl_database.csv. Nothing is downloaded here (`data fetch ptb-xl` does).
     Records without a label of the task are left out. Classes are those of the whole database, also in a fold without
     one of them. Records come in the order of their folds, so that folds 1 to 8 are one piece of the memory-mapped file
-    (2.1 GB of 2.6 GB at 500 Hz). Raises `DataError`.
+    (2.1 GB of 2.6 GB at 500 Hz). A patient or a recording that the table puts in two folds stays in the first of them.
+    Raises `DataError`.
     """
     if task not in TASKS:
         raise DataError(f"PTB-XL has no task {task!r}; choose one of {', '.join(TASKS)}")
@@ -58,7 +59,9 @@ def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "supercl
     cache = None if folder == Path(root or "") else root
     statements = {row[""]: row for row in _table(folder / STATEMENTS, STATEMENT_COLUMNS)}
     refused: Counter[str] = Counter()
-    rows = sorted(_rows(folder / RECORDS, rate, refused), key=lambda row: (row.fold, row.ecg_id))
+    rows = _one_fold_each(
+        sorted(_rows(folder / RECORDS, rate, refused), key=lambda row: (row.fold, row.ecg_id)), refused
+    )
     found = pile(folder, [row.record for row in rows], rate, 10, cache)
     codes = [_task_codes(row.codes, statements, task) for row in rows]
     labelled = [i for i, k in enumerate(found.kept) if codes[k]]
@@ -102,6 +105,14 @@ def _rows(path: Path, rate: int, refused: Counter[str]) -> Iterator[Row]:
             yield _row(line, column)
         except BROKEN_LINE:
             refused[f"line of {RECORDS} unreadable"] += 1
+
+
+def _one_fold_each(rows: Sequence[Row], refused: Counter[str]) -> list[Row]:
+    """The rows without those of a patient that an earlier fold has."""
+    fold_of: dict[int, int] = {}
+    kept = [row for row in rows if fold_of.setdefault(row.patient, row.fold) == row.fold]
+    refused["patient in two folds"] += len(rows) - len(kept)
+    return kept
 
 
 def _row(line: dict[str, str], column: str) -> Row:

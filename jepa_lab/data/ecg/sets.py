@@ -100,16 +100,17 @@ def split(ecg_set: ECGSet, sizes: Sequence[int], seed: int = 0) -> tuple[ECGSet,
     return tuple(parts)
 
 
-def scorable(parts: Sequence[ECGSet]) -> tuple[ECGSet, ...]:
-    """The same parts with only those labels that every part has and lacks at least twice.
+def scorable(parts: Sequence[ECGSet], least: int = 2) -> tuple[ECGSet, ...]:
+    """The same parts with only those labels that at least `least` records of every part have, and as many lack.
 
     `refused` says how many labels were left out. Raises `DataError` when no label is left.
     """
     names = parts[0].label_names
     counts = [(part.labels.sum(0), len(part)) for part in parts]
-    kept = [k for k in range(len(names)) if all(2 <= count[k] <= total - 2 for count, total in counts)]
+    kept = [k for k in range(len(names)) if all(least <= count[k] <= total - least for count, total in counts)]
     if not kept:
-        reason = f"none of the {len(names)} labels has two records in every part: nothing could be scored"
+        number = {1: "one record", 2: "two records"}.get(least, f"{least} records")
+        reason = f"none of the {len(names)} labels has {number} in every part: nothing could be scored"
         raise DataError(f"{parts[0].name}: {reason}")
     rare = len(names) - len(kept)
     refused = dict(parts[0].refused) | ({"label too rare to score": rare} if rare else {})
@@ -119,7 +120,7 @@ def scorable(parts: Sequence[ECGSet]) -> tuple[ECGSet, ...]:
     )
 
 
-def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, 12], Float32[Tensor, 12]]:
+def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, "leads=12"], Float32[Tensor, "leads=12"]]:
     """Mean and standard deviation of each lead over all records, in mV: one pair of constants per database.
 
     Take them from training records only. Sums are kept in float64 over pieces, so a memory-mapped set stays on disk.
@@ -142,7 +143,9 @@ def lead_stats(signals: Float16[Tensor, "n 12 T"]) -> tuple[Float32[Tensor, 12],
 
 
 def normalise(
-    signals: Float[Tensor, "n 12 T"], stats: tuple[Float32[Tensor, 12], Float32[Tensor, 12]], clip: float = 5.0
+    signals: Float[Tensor, "n 12 T"],
+    stats: tuple[Float32[Tensor, "leads=12"], Float32[Tensor, "leads=12"]],
+    clip: float = 5.0,
 ) -> Float[Tensor, "n 12 T"]:
     """(signal - mean) / std per lead in float32, clipped to +-`clip`: the paper's input.
 

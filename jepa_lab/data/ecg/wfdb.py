@@ -1,13 +1,15 @@
 """One electrocardiogram from a WFDB record: twelve leads in mV, or a refusal with its reason in a few words.
 
-Needs the package `wfdb`. Shape letters: T samples.
+Needs the package `wfdb`. Shape letters: T samples, F frames (of one or more samples of each signal).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,16 +19,18 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from jepa_lab.data.ecg.leads import LEADS, limb_leads
+from jepa_lab.data.ecg.leads import LEADS, MAX_MV, limb_leads
 from jepa_lab.data.sources.archives import DataError
 
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
-# Bytes per sample of each WFDB format; the formats that are not listed are packed.
-SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 1.5}
-LARGEST_MV = 1000.0  # beyond it the header's gain is wrong
+MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u03bcv": 1e-3, "v": 1e3, "nv": 1e-6}  # `casefold` turns U+00B5 into U+03BC
+# Bytes per sample of each WFDB format; the others are compressed. Packed formats end with a whole block.
+SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 1.5, "310": 4 / 3, "311": 4 / 3}
+BLOCK_BYTES = {"212": 3, "310": 4, "311": 4}
+MATLAB_LATER = re.compile(rb"MATLAB [57]\.|.{0}\x89HDF|.{512}\x89HDF", re.DOTALL)  # versions 5 to 7.3
+MATLAB_4_HEADER, MATLAB_4_INT16 = 24, 30  # bytes before the samples of the matrix `val`; its type
 MOST_GAPS = 0.5  # of a lead may be missing and filled
 MOST_SAMPLES = 20_000_000  # of a record are read to check its sums; of a longer one only what is asked for
-GAIN = re.compile(r"[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
+GAIN = re.compile(r"(?P<gain>-?[0-9.]+(e[-+]?[0-9]+)?)(\(-?[0-9]*\)?)?/?(?P<unit>.*)", re.IGNORECASE)
 
 
 class RecordError(DataError):
@@ -42,7 +46,7 @@ def read_record(path: str | Path, rate: int, seconds: float) -> Float32[Tensor, 
 
     path: with or without .hea, .dat or .mat. Leads are found by name. III, aVR, aVL, aVF are computed where only I and
     II were stored; gaps are filled linearly; other sampling rates are resampled by Fourier's method in float32.
-    Raises `RecordError`.
+    Signals that came late (the header's skew) are moved back. Raises `RecordError`.
     """
     return read_with_comments(Path(path), rate, seconds)[0]
 
@@ -52,23 +56,36 @@ def read_with_comments(path: Path, rate: int, seconds: float) -> tuple[Float32[T
     stem = str(path.absolute())
     if not os.path.isfile(f"{stem}.hea"):  # a record's own name may hold dots
         stem = stem.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
+    if "::" in stem:
+        raise RecordError("'::' in its path", path, "wfdb takes it for a chain of archives: rename the folder")
     header = _header(stem)
     wanted = round(seconds * header.fs)
     if header.sig_len < wanted:
         raise RecordError("shorter than asked", path, f"{header.sig_len / header.fs:.2f} s of {seconds:g}")
+    for name in sorted(set(header.file_name)):
+        _check_file(header, name, stem)
     whole = header.sig_len * header.n_sig <= MOST_SAMPLES
-    stop = None if whole else wanted
-    digital_Tl, signal_Tl = _parsed("signal file unreadable", stem, lambda wfdb: _samples(wfdb, stem, stop))
-    _check_sums(header, digital_Tl, whole, path)
-    fitted = _fit(signal_Tl[:wanted], header.sig_name, header.units, path)
+    stop = header.sig_len if whole else min(header.sig_len, wanted + max(skew or 0 for skew in header.skew))
+    stored, physical = _parsed("signal file unreadable", stem, lambda wfdb: _samples(wfdb, stem, stop))
+    _check_sums(header, stored, whole, path)
+    signal_Tl = np.stack([_aligned(header, k, frames, wanted) for k, frames in enumerate(physical)], 1)
+    units = [_gain(words)[1] for words in signal_lines(f"{stem}.hea")]
+    fitted = _fit(signal_Tl, header.sig_name, units, path)
     return _resample(fitted, round(seconds * rate)), tuple(header.comments or ())
 
 
 def signal_lines(header: str) -> list[list[str]]:
     """The words of a header's lines on signals: file name, format, gain, ..."""
-    with open(header, encoding="utf-8", errors="replace") as stream:
-        lines = [line.split() for line in stream if line.strip() and not line.lstrip().startswith("#")]
-    return lines[1:]
+    lines = [_decoded(line).split() for line in Path(header).read_bytes().splitlines()]
+    return [words for words in lines if words and not words[0].startswith("#")][1:]
+
+
+def _decoded(line: bytes) -> str:
+    """Text from UTF-8, with or without its mark, or else from Latin-1."""
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _parsed(reason: str, stem: str, read: Callable):
@@ -85,15 +102,27 @@ def _parsed(reason: str, stem: str, read: Callable):
         raise RecordError(reason, stem, f"{type(error).__name__}: {error}") from error
 
 
-def _samples(wfdb, stem: str, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Stored whole numbers and physical values up to `stop`, both [T, leads]."""
-    record = wfdb.rdrecord(stem, sampto=stop, physical=False)
-    return record.d_signal, np.asarray(record.dac(return_res=32), dtype=np.float32)
+def _samples(wfdb, stem: str, stop: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Stored whole numbers and physical values (NaN: missing) of every signal up to frame `stop`, as the file has them.
+
+    wfdb itself would take out the skew before the sums can be checked, and fails where signals have different ones.
+    """
+    record = wfdb.rdrecord(stem, sampto=stop, physical=False, smooth_frames=False, ignore_skew=True)
+    return record.e_d_signal, record.dac(expanded=True, return_res=64)
+
+
+def _aligned(header, k: int, samples_T: np.ndarray, wanted: int) -> np.ndarray:
+    """The first `wanted` frames of signal k without its skew, each the mean of its samples; NaN after the end."""
+    late = header.skew[k] or 0
+    frames_F = samples_T.reshape(-1, header.samps_per_frame[k] or 1)[late : late + wanted].mean(1)
+    return np.pad(frames_F, (0, wanted - len(frames_F)), constant_values=np.nan).astype(np.float32)
 
 
 def _header(stem: str):
-    """wfdb's header, checked: it describes one plain segment, and its signal files lie beside it and are complete."""
+    """wfdb's header, checked: it describes all signals of one plain segment."""
     if not os.path.isfile(f"{stem}.hea"):
+        if os.path.isfile(f"{stem}.HEA"):
+            raise RecordError("header's name ends in .HEA", stem, "rename it and its signal file as the header says")
         raise RecordError("header missing", stem)
     header = _parsed("header unreadable", stem, lambda wfdb: wfdb.rdheader(stem))
     if not header.n_sig or not getattr(header, "sig_name", None):  # a header of several segments has neither
@@ -103,28 +132,26 @@ def _header(stem: str):
     if incomplete or not 10 <= (header.fs or 0) <= 100_000:
         described = [len(field or ()) for field in fields]
         raise RecordError("header wrong", stem, f"{header.n_sig} signals, {described} described, {header.fs} Hz")
-    gains = [_gain(words) for words in signal_lines(f"{stem}.hea")[: header.n_sig]]
-    if not all(gain > 0 for gain in gains):  # wfdb would take 200 instead, without a warning
+    gains = [_gain(words)[0] for words in signal_lines(f"{stem}.hea")]
+    if len(gains) != header.n_sig or not all(gains):  # wfdb would take 200 instead, without a warning
         raise RecordError("header without a gain", stem)
-    if header.sig_len is None:
+    if not header.sig_len:
         raise RecordError("header without a length", stem)
-    for name in set(header.file_name):
-        _check_file(header, name, stem)
     return header
 
 
-def _gain(words: Sequence[str]) -> float:
-    """Units per voltage as a header's line says it, without its baseline and unit; 0 where it says none."""
-    number = GAIN.match(words[2]) if len(words) > 2 else None
+def _gain(words: Sequence[str]) -> tuple[float, str]:
+    """Units per voltage and the unit of a header's line; 0 where it has no gain, mV where it has no unit."""
+    match = GAIN.match(words[2]) if len(words) > 2 else None
     with contextlib.suppress(ValueError):
-        return float(number[0]) if number else 0.0
-    return 0.0
+        return (float(match["gain"]), match["unit"] or "mV") if match else (0.0, "mV")
+    return 0.0, "mV"
 
 
 def _check_file(header, name: str, stem: str) -> None:
-    """The signal file lies beside the header and has as many bytes as the header promises.
+    """The signal file lies beside the header, is of the header's format and as long as the header says.
 
-    A shorter file was cut off, even if the part that we read is there.
+    A shorter file was cut off, even if the part that we read is there; a longer one holds samples of another format.
     """
     path = os.path.join(os.path.dirname(stem), name)
     if not name or os.path.basename(name) != name or name in (".", ".."):
@@ -132,28 +159,44 @@ def _check_file(header, name: str, stem: str) -> None:
     if not os.path.isfile(path):
         raise RecordError("signal file missing", stem, name)
     inside = [k for k, file in enumerate(header.file_name) if file == name]
-    formats = {header.fmt[k] for k in inside}
-    if len(formats) > 1 or not (width := SAMPLE_BYTES.get(formats.pop())):
-        return
-    frames = sum(header.samps_per_frame[k] or 1 for k in inside)
-    needed = (header.byte_offset[inside[0]] or 0) + int(width * frames * header.sig_len)
-    if os.path.getsize(path) < needed:
-        raise RecordError("signal file truncated", stem, f"{name} has {os.path.getsize(path)} bytes of {needed}")
+    if len(formats := {header.fmt[k] for k in inside}) > 1:
+        raise RecordError("header wrong", stem, f"{name} in the formats {', '.join(sorted(formats))}")
+    offset = header.byte_offset[inside[0]] or 0
+    frame = sum(header.samps_per_frame[k] or 1 for k in inside)
+    _check_matlab(path, name, (frame, header.sig_len) if offset == MATLAB_4_HEADER else None, stem)
+    [form] = formats
+    if form in SAMPLE_BYTES:
+        needed = offset + math.ceil(round(SAMPLE_BYTES[form] * frame * header.sig_len, 3))
+        size, spare = os.path.getsize(path), max(BLOCK_BYTES.get(form, 0), header.block_size[inside[0]] or 0)
+        if not needed <= size <= needed + spare:
+            reason = "signal file truncated" if size < needed else "signal file longer than its header says"
+            raise RecordError(reason, stem, f"{name} has {size} bytes of {needed}")
 
 
-def _check_sums(header, digital_Tl: np.ndarray, whole: bool, path: Path) -> None:
+def _check_matlab(path: str, name: str, shape: tuple[int, int] | None, stem: str) -> None:
+    """A MATLAB file is of version 4, the only one whose samples lie in the file as WFDB reads them, and of `shape`."""
+    with open(path, "rb") as stream:
+        start = stream.read(520)
+    if MATLAB_LATER.match(start):
+        raise RecordError("MATLAB file of another version", stem, f"{name}; save it as version 4, int16")
+    if (
+        shape
+        and name.lower().endswith(".mat")
+        and struct.unpack_from("<3i", start.ljust(12)) != (MATLAB_4_INT16, *shape)
+    ):
+        raise RecordError("MATLAB matrix of another kind", stem, f"{name}; it must be int16 of {shape[0]} x {shape[1]}")
+
+
+def _check_sums(header, stored: Sequence[np.ndarray], whole: bool, path: Path) -> None:
     """Compare the samples with the first values and the sums modulo 2^16 of the header, where it has them.
 
-    A sum of 0 counts as none, since some challenges' headers hold zeros throughout. A lead of several samples per
-    frame has been averaged, so neither applies to it.
+    A sum of 0 counts as none, and so does a first value of 0 beside it: some headers hold zeros throughout.
     """
     first_values = header.init_value or [None] * header.n_sig
     sums = header.checksum or [None] * header.n_sig
-    for k, (lead, first, total) in enumerate(zip(header.sig_name, first_values, sums, strict=True)):
-        if (header.samps_per_frame[k] or 1) > 1 or not len(digital_Tl) or not total:
-            continue
-        wrong_first = first is not None and int(digital_Tl[0, k]) != first
-        if wrong_first or (whole and (int(digital_Tl[:, k].sum()) - total) % 65536):
+    for samples_T, lead, first, total in zip(stored, header.sig_name, first_values, sums, strict=True):
+        wrong_first = bool(first or total) and first is not None and len(samples_T) and int(samples_T[0]) != first
+        if wrong_first or (whole and total and (int(samples_T.sum(dtype=np.int64)) - total) % 65536):
             raise RecordError("samples differ from the header's sums", path, lead)
 
 
@@ -177,8 +220,8 @@ def _fit(signal_Tl: np.ndarray, names: Sequence[str], units: Sequence[str], path
     signal = torch.stack([found[lead] for lead in LEADS])
     if flat := [lead for lead, row in zip(LEADS, signal, strict=True) if float(row.amax() - row.amin()) == 0]:
         raise RecordError("lead flat", path, ", ".join(flat))
-    if not float(signal.abs().max()) <= LARGEST_MV:
-        reached = f"up to {float(signal.abs().max()):.3g} mV; is the gain in the header right?"
+    if not float(signal.abs().max()) <= MAX_MV:
+        reached = f"up to {float(signal.abs().max()):.3g} mV; are gain, unit and format in the header right?"
         raise RecordError("voltage impossible", path, reached)
     return signal
 

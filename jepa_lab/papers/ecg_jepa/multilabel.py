@@ -22,13 +22,15 @@ from jepa_lab.probes.linear import L2_GRID, LinearFit, split
 from jepa_lab.probes.scores import Score, bootstrap
 from jepa_lab.probes.solver import minimise, principal_axes, statistics
 
+FEWEST_RECORDS = 5  # to train on, of which a fifth chooses l2
 Scores, Labels = Float[Tensor, "n L"], Bool[Tensor, "n L"]
 
 
 def class_auc(scores: Scores, labels: Labels, names: Sequence[str] = ()) -> Float[Tensor, " L"]:
     """Area under the ROC curve of every label. Raises ValueError for a label without positives or without negatives."""
     _check(scores, labels, names)
-    return _weighted_auc(scores, labels, torch.ones(1, len(labels), dtype=torch.float64, device=labels.device))[0]
+    # On the CPU, since Apple's GPU has no float64.
+    return _weighted_auc(scores.cpu(), labels.cpu(), torch.ones(1, len(labels), dtype=torch.float64))[0]
 
 
 def macro_auc(scores: Scores, labels: Labels, names: Sequence[str] = ()) -> Float[Tensor, ""]:
@@ -120,9 +122,9 @@ def fit_labels(train_x: Float[Tensor, "n D"], train_y: Labels, generator: Genera
     Raises ValueError for features that are not finite, lengths that differ and a label without a training positive.
     """
     _check(train_x.new_zeros(train_y.shape), train_y, ())
-    if len(train_x) != len(train_y) or len(train_x) < 5 or not bool(torch.isfinite(train_x).all()):
+    if len(train_x) != len(train_y) or len(train_x) < FEWEST_RECORDS or not bool(torch.isfinite(train_x).all()):
         shapes = f"{list(train_x.shape)} and {list(train_y.shape)}"
-        raise ValueError(f"need finite features and labels of at least 5 records, got {shapes}")
+        raise ValueError(f"need finite features and labels of at least {FEWEST_RECORDS} records, got {shapes}")
     mean_D, std_D = statistics(train_x.float())
     z_nD = (train_x.float() - mean_D) / std_D
     variance_K, axes_DK = principal_axes(z_nD)
@@ -175,7 +177,8 @@ def few(labels: Labels, sizes: Sequence[int], generator: Generator, positives: i
     """Indices of nested random subsets, smallest first; even the smallest has `positives` records with every label.
 
     Those come first in the order, the rarest label's before others'; with fewer than `positives` in all, a label gives
-    what it has. All else is random. Raises ValueError when a size exceeds the records or cannot hold them.
+    what it has. Then comes one record without each label that all of these have. All else is random.
+    Raises ValueError when a size exceeds the records or cannot hold them.
     """
     order, count_L = torch.randperm(len(labels), generator=generator).tolist(), labels.sum(dim=0)
     first: list[int] = []
@@ -183,10 +186,13 @@ def few(labels: Labels, sizes: Sequence[int], generator: Generator, positives: i
         missing = min(positives, int(count_L[label])) - sum(bool(labels[i, label]) for i in first)
         if missing > 0:
             first += [i for i in order if labels[i, label] and i not in first][:missing]
+    for label in range(labels.shape[1]):
+        if all(labels[i, label] for i in first):
+            first += [i for i in order if not labels[i, label]][:1]
     if min(sizes) < len(first) or max(sizes) > len(labels):
         raise ValueError(
             f"cannot take subsets of {tuple(sizes)} of {len(labels)} records: {len(first)} are needed for {positives} "
-            "positives of every label"
+            "positives and a negative of every label"
         )
     chosen = torch.tensor(first + [i for i in order if i not in set(first)])
     return [chosen[:size] for size in sorted(sizes)]

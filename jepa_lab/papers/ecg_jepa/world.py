@@ -64,7 +64,7 @@ def load(cfg: Config, device: torch.device | str = "cpu") -> ECGData:
     """The records that `cfg.data` names, as many as the config asks for; the same for all seeds.
 
     Of PTB-XL, folds 1-8, 9 and 10. Folders of WFDB records are cut 8 : 1 : 1; their labels are the codes of their
-    headers.
+    headers. Labels that some part could not score are left out here, before anything trains.
     """
     sizes = (cfg.num_train, cfg.num_validation, cfg.num_test)
     if cfg.data == "simulated":
@@ -74,7 +74,7 @@ def load(cfg: Config, device: torch.device | str = "cpu") -> ECGData:
         records = ecg.ptb_xl(rate=cfg.rate, task=cfg.task)
         parts = [ecg.by_fold(records, folds) for folds in (range(1, 9), (9,), (10,))]
         parts = [ecg.split(part, (min(size, len(part)),))[0] for part, size in zip(parts, sizes)]
-        return from_parts(parts, cfg.patch, device)
+        return from_parts(ecg.scorable(parts, least=1), cfg.patch, device)
     parts = ecg.databases(cfg.data.split(","), cfg.rate, cfg.seconds, sizes)
     return from_parts(ecg.scorable(parts), cfg.patch, device)
 
@@ -87,12 +87,12 @@ def from_parts(parts: Sequence[ecg.ECGSet], patch: int, device: torch.device | s
 
 
 def labelled(cfg: Config, data: ECGData, seed: int) -> dict[float, Int64[Tensor, " m"]]:
-    """Indices of the training records whose labels are known, by share; nested, at least two with every label.
+    """Indices of the training records whose labels are known, by share; nested, two with every label, one without.
 
     A share that would be too few for that is raised to what is needed.
     """
     labels = data.train.labels.cpu()
-    least = 2 * labels.shape[1]
+    least = max(multilabel.FEWEST_RECORDS, 2 * labels.shape[1])
     shares = sorted(cfg.shares)
     sizes = [min(len(labels), max(least, round(share * len(labels)))) for share in shares]
     return dict(zip(shares, multilabel.few(labels, sizes, torch.Generator().manual_seed(seed))))
