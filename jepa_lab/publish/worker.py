@@ -7,6 +7,7 @@ started it holds open.
 
 import ast
 import json
+import math
 import os
 import re
 import sys
@@ -80,7 +81,7 @@ def _execute(job: dict, output: Path) -> None:
         progress_bar=False,
         autosave_cell_every=0,
         start_timeout=job["start_timeout"],
-        execution_timeout=job["cell_timeout"],
+        execution_timeout=math.ceil(job["cell_timeout"]),  # older versions of nbclient take whole seconds only
     )
 
 
