@@ -1,7 +1,8 @@
 """Is it collapsing? Cheap numbers that tell a latent space that spreads from one that shrinks.
 
-Every metric takes features and returns a 0-d float64 tensor on their device, without gradient. No metric reads back to
-the host (only CUDA's eigenvalue solver synchronises); `panel` reads all values back at once. Features with NaN or Inf
+Every metric takes features and returns a 0-d float64 tensor on their device, without gradient; on the CPU for features
+on Apple's GPU, which has no float64. Otherwise no metric reads back to the host (only CUDA's eigenvalue solver
+synchronises); `panel` reads all values back at once. Features with NaN or Inf
 give NaN; `panel` refuses them. Eigenvalues come from D x D product matrices in float64, which is as exact as an SVD of
 float32 features, and faster. Meant for widths up to about 1,000.
 
@@ -46,7 +47,8 @@ def _check(features: Tensor, axes: str) -> Tensor:
         raise ValueError(f"features must be floating point, got {features.dtype}")
     if features.shape[0] < 2 or 0 in features.shape:
         raise ValueError(f"need at least 2 samples and a non-empty [{axes}], got {tuple(features.shape)}")
-    return features.detach().double()
+    has_float64 = features.device.type != "mps"
+    return (features if has_float64 else features.cpu()).detach().double()
 
 
 def _moments(x_nD: Tensor) -> tuple[Tensor, Tensor]:

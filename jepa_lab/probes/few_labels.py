@@ -47,8 +47,8 @@ def few_label(
         weight, bias = solve_classes(z_nK[idx_Sm], train_y[idx_Sm], variance_K, start, FEW_LABEL_L2, tolerance=1e-4)
         logits = rearrange(weight, "S C K -> (S C) K") @ test_tK.mT
         logits_SCt = rearrange(logits, "(S C) t -> S C t", S=draws) + bias
-        is_right_St = logits_SCt.argmax(dim=1) == test_y
-        scores[k] = over_draws(is_right_St.double().mean(dim=1).tolist(), len(test_y), FEW_LABEL_L2)
+        correct_S = (logits_SCt.argmax(dim=1) == test_y).sum(dim=1)
+        scores[k] = over_draws([correct / len(test_y) for correct in correct_S.tolist()], len(test_y), FEW_LABEL_L2)
     return scores
 
 

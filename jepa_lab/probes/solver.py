@@ -25,9 +25,12 @@ def statistics(x_nD: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[T
 
 
 def principal_axes(z_nD: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " K"], Float[Tensor, "D K"]]:
-    """Variance along each principal axis of standardised features, and the axes themselves as columns."""
-    variance_K, axes_DK = torch.linalg.eigh(z_nD.mT @ z_nD / len(z_nD))
-    return variance_K.clamp_min(0), axes_DK
+    """Variance along each principal axis of standardised features, and the axes themselves as columns.
+
+    Solved on the CPU: the matrix is small, and Apple's GPU has no eigenvalue solver.
+    """
+    variance_K, axes_DK = torch.linalg.eigh((z_nD.mT @ z_nD / len(z_nD)).cpu())
+    return variance_K.clamp_min(0).to(z_nD.device), axes_DK.to(z_nD.device)
 
 
 @torch.no_grad()

@@ -39,6 +39,16 @@ def ptb_xl_folder(root: str | Path | None = None) -> Path | None:
     return next((place for place in places if (place / RECORDS).is_file()), None)
 
 
+def _required_folder(root: str | Path | None) -> Path:
+    folder = ptb_xl_folder(root)
+    if folder is None:
+        raise DataError(
+            f"no PTB-XL in {root or cache_root()}: run `python -m jepa_lab data fetch ptb-xl`, or give the folder that "
+            f"holds {RECORDS}, {STATEMENTS}, records100/ and records500/ of version 1.0.3"
+        )
+    return folder
+
+
 def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "superclass") -> ECGSet:
     """PTB-XL with its folds and the labels of one of TASKS; at 100 Hz from its own files of 100 Hz.
 
@@ -50,12 +60,7 @@ def ptb_xl(root: str | Path | None = None, rate: int = 100, task: str = "supercl
     """
     if task not in TASKS:
         raise DataError(f"PTB-XL has no task {task!r}; choose one of {', '.join(TASKS)}")
-    folder = ptb_xl_folder(root)
-    if folder is None:
-        raise DataError(
-            f"no PTB-XL in {root or cache_root()}: run `python -m jepa_lab data fetch ptb-xl`, or give the folder that "
-            f"holds {RECORDS}, {STATEMENTS}, records100/ and records500/ of version 1.0.3"
-        )
+    folder = _required_folder(root)
     cache = None if folder == Path(root or "") else root
     statements = {row[""]: row for row in _table(folder / STATEMENTS, STATEMENT_COLUMNS)}
     refused: Counter[str] = Counter()

@@ -99,6 +99,8 @@ def features(family: tuple[tuple[float, ...], ...], device: str = "cpu") -> tupl
 
 
 def choose_device(device: str = "auto") -> str:
-    """As `runtime.choose_device`, but "auto" skips Apple's GPU, which has no float64."""
+    """As `runtime.choose_device`; but "auto" skips Apple's GPU, which has no float64, and "mps" raises ValueError."""
+    if device == "mps":
+        raise ValueError("this chapter computes in float64, which Apple's GPU (mps) does not have: choose cpu")
     chosen = runtime.choose_device(device)
     return "cpu" if device == "auto" and chosen == "mps" else chosen
