@@ -1,13 +1,18 @@
 """What pyproject.toml, requirements.txt and .ci/environment promise about installation."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 TINY = '[project]\nname = "jepa_lab"\nversion = "1"\n[tool.setuptools]\npy-modules = ["jepa_lab"]\n'
 
@@ -51,3 +56,52 @@ def test_a_shells_settings_do_not_move_the_installation(checkout, tmp_path, sett
     done = subprocess.run([".ci/environment"], cwd=checkout, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((checkout / ".venv").rglob("jepa_lab-*.dist-info")) and not elsewhere.exists()
+
+
+def declared(repo) -> dict[str, list[Requirement]]:
+    """The requirements of the package itself (under "") and of each extra."""
+    project = tomllib.loads((repo / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {group: [Requirement(line) for line in lines] for group, lines in groups.items()}
+
+
+def pinned(repo) -> dict[str, str]:
+    """The version of each package in requirements.txt, markers left out."""
+    lines = (repo / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in found}
+
+
+def test_every_declared_package_is_pinned_within_its_range(repo):
+    versions = pinned(repo)
+    outside = {
+        str(requirement)
+        for requirements in declared(repo).values()
+        for requirement in requirements
+        if not requirement.specifier.contains(versions.get(canonicalize_name(requirement.name), "0"))
+    }
+    assert outside == set()
+
+
+def imported(folder: Path, skip: str = "none") -> set[str]:
+    """The distributions that the Python files in a folder import by name, as this environment knows them."""
+    modules = set()
+    for path in folder.rglob("*.py"):
+        if skip not in path.relative_to(folder).parts:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    modules.add(node.module)
+    owners = metadata.packages_distributions()
+    names = {module.split(".")[0] for module in modules} - {"jepa_lab"}
+    return {canonicalize_name(owners[name][0]) for name in names if name in owners}
+
+
+def test_every_direct_import_is_declared(repo):
+    names = {group: {canonicalize_name(r.name) for r in found} for group, found in declared(repo).items()}
+    everything = set().union(*names.values())
+    package = repo / "jepa_lab"
+    assert imported(package, skip="publish") - names[""] == {"wfdb", "psutil"}  # asked for where they are missed
+    assert imported(package / "publish") - names[""] - names["book"] == {"playwright"}  # the browser of the tests
+    assert imported(repo / "tests") | imported(repo / "notebooks") <= everything
