@@ -111,8 +111,7 @@ def html(tmp_path_factory) -> Path:
     )
     nbformat.write(widget_page(), place / "widgets.ipynb")
     command = [
-        str(Path(sys.executable).with_name("jupyter-book")),
-        "build",
+        *(sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"),
         str(place),
         "--path-output",
         str(place),
