@@ -51,7 +51,7 @@ def _add_bench(verbs) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    from jepa_lab import distributed, papers
+    from jepa_lab import distributed, files, papers
     from jepa_lab.publish import parameters
 
     able = {name: paper for name, paper in papers.all().items() if hasattr(paper, "train_reference")}
@@ -60,6 +60,7 @@ def train(options: argparse.Namespace) -> int:
     paper = able[options.paper]
     config, _ = parameters.configure(paper, options.paper, options.preset, shared.parameters(options))
     out = options.out or Path("runs") / f"{options.paper}-{options.preset}"
+    files.require_writable(out / "checkpoint.pt")
     how = {"seed": options.seed, "resume": options.resume, "micro_batches": options.micro_batches}
     scores = paper.train_reference(config, out, **how)
     if distributed.rank() == 0:

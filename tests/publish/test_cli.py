@@ -68,6 +68,10 @@ def test_help_of_every_verb_has_an_example(verb, capsys):
         (["claims", "--chapter", "nobody"], "no chapter 'nobody'"),
         (["claims", "--records", "/nowhere"], "no folder /nowhere"),
         (["data", "fetch", "nobody"], "no data set is called 'nobody'"),
+        (
+            ["train", "masking", "--preset", "smoke", "--out", "/dev/null/runs"],
+            "cannot write /dev/null/runs/checkpoint.pt",
+        ),
         (["train", "nobody"], "'nobody' cannot be trained; papers that can: "),
     ],
 )
