@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from einops import rearrange, reduce
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from jepa_lab import experiment, masks, train
 from jepa_lab.checkpoints import TrainState
-from jepa_lab.configs import added
+from jepa_lab.configs import Folders, added
 from jepa_lab.data import images
 from jepa_lab.encoders import Encoder
 from jepa_lab.experiment import Arm
@@ -57,7 +58,7 @@ class Config(train.Config):
     probe_train: int = 5000  # labelled images that the probes draw from, never used for training
     probe_test: int = 5000  # of the published test split
     predictor_heads: int | None = added(None)  # None: as wide as the encoder's heads
-    folder: str | None = added(None)  # of images in ImageNet's layout (see `pictures`); None: Fashion-MNIST
+    folder: Annotated[str | None, Folders()] = added(None)  # ImageNet's layout, see `pictures`; None: Fashion-MNIST
     side: int = added(224)  # of the images in the folder
 
 
@@ -102,7 +103,9 @@ def load(cfg: Config, device: str = "cpu") -> ImageData:
 
 
 def cut(name: str, parts: tuple, patch: int, device: str) -> ImageData:
-    """The data of three image sets: to train on, to probe with, to test on."""
+    """The data of three image sets of the same classes: to train on, to probe with, to test on."""
+    if len({part.classes for part in parts}) > 1:
+        raise images.DataError(f"these sets have different classes: {', '.join(part.name for part in parts)}")
     side = parts[0].images.shape[-1] // patch
     patches, probe, test = (images.patchify(part.images, patch).to(device) for part in parts)
     return ImageData(
@@ -131,7 +134,9 @@ def pictures(cfg: Config, folder: str, side: int, device: str = "cpu") -> ImageD
         raise ValueError(
             "this preset trains on images in a folder: give -p folder=/data/imagenet, which holds train/ and val/"
         )
-    train_set, test_set = (images.image_folder(Path(folder) / part, side) for part in ("train", "val"))
+    train_set = images.image_folder(Path(folder) / "train", side)
+    test_set = images.image_folder(Path(folder) / "val", side, train_set.classes)
+    images.warn_of_shared(train_set, test_set)
     num_probe = min(cfg.probe_train, len(train_set) // 3)
     probe_m, train_n = _shuffled(len(train_set)).split([num_probe, len(train_set) - num_probe])
     test_t = _shuffled(len(test_set))[: cfg.probe_test]

@@ -1,4 +1,4 @@
-"""Images from files: Fashion-MNIST, the digits of scikit-learn, idx files, folders of images.
+"""Images from files: Fashion-MNIST, the digits of scikit-learn, idx files.
 
 Shape letters: N images, H x W pixels.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from jepa_lab.data.image_sets import ImageSet
@@ -35,17 +35,19 @@ FASHION_CLASSES = (
 FASHION_PREFIX = {"train": "train", "test": "t10k"}
 # Of 1,797, in the order of the set: neighbours come from the same writer, so nothing is shuffled before the cut.
 DIGITS_TRAIN = 1500
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def read_idx(path: Path) -> UInt8[Tensor, ...]:
+def read_idx(path: Path) -> UInt8[Tensor, "*shape"]:
     """The array of an unsigned-byte idx file (the MNIST format).
 
     The format: 2 zero bytes, type 8, number of axes, big-endian lengths, bytes. The lengths must multiply to exactly
     the number of bytes that follow; a header cannot make us allocate more.
-    Raises `DataError` for an empty, truncated, overlong or mislabelled file.
+    Raises `DataError` for an unreadable, empty, truncated, overlong or mislabelled file.
     """
-    data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from error
     advice = f"; remove {path} and fetch it again"
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         fault = "not an unsigned-byte idx file" if data else "empty"
@@ -112,63 +114,3 @@ def digits(split: str = "train") -> ImageSet:
         kind="real",
         classes=tuple("0123456789"),
     )
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Images on disk, one folder per class (ImageNet's layout), decoded when asked for: for a DataLoader."""
-
-    paths: tuple[Path, ...]
-    labels: Int64[Tensor, " N"]
-    classes: tuple[str, ...]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> tuple[UInt8[Tensor, "size size 3"], int]:
-        """RGB image i and its label: the shorter side brought to `size` px, the middle square.
-
-        Raises `DataError` naming a file that can't be read.
-        """
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(self.paths[i]) as image:
-                image.draft("RGB", (self.size, self.size))  # JPEG: decode no larger than needed
-                square = ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.BICUBIC)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.paths[i]} is damaged or not an image ({error}); replace or remove it") from error
-        return torch.from_numpy(np.array(square)), int(self.labels[i])
-
-
-def image_folder(path: str | Path, size: int = 224) -> ImageFolder:
-    """The images `path/<class>/*.{png,jpg,jpeg,webp,bmp}`, classes in the order of their names, as in ImageNet's tools.
-
-    Links out of `path` aren't followed. Raises `DataError`: no such folder, no classes, a class without images.
-    """
-    root = Path(path).resolve()
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    if not folders:
-        raise DataError(f"{path} holds no class folders; expected {path}/<class>/<image>.jpg")
-    paths, labels = [], []
-    for label, folder in enumerate(folders):
-        named = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-        found = [file for file in named if file.resolve().is_relative_to(root)]
-        if not found:
-            raise DataError(f"the class folder {folder} holds no images ({', '.join(SUFFIXES)}); fill or remove it")
-        paths += found
-        labels += [label] * len(found)
-    return ImageFolder(tuple(paths), torch.tensor(labels), tuple(folder.name for folder in folders), size)
-
-
-def write_image_folder(image_set: ImageSet, path: str | Path) -> Path:
-    """Write a set as `path/<label>-<class>/<index>.png`; `image_folder` reads the same labels. Returns `path`."""
-    from PIL import Image
-
-    for i, (image, label) in enumerate(zip(image_set.images, image_set.labels.tolist(), strict=True)):
-        name = "".join(c if c.isalnum() else "-" for c in image_set.classes[label])
-        folder = Path(path) / f"{label:04d}-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.numpy()).save(folder / f"{i:07d}.png")
-    return Path(path)

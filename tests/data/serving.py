@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler
 
@@ -19,8 +20,9 @@ COMPLETE = ["SOURCE.json", "toy-file"]  # what a fetched toy set consists of
 class Handler(BaseHTTPRequestHandler):
     """Serves `script.body`; `script.plan` holds one behaviour per request, the last one stays.
 
-    Behaviours: "whole", "missing", "silent", "no-range", "wrong-range", "endless", "stall", "hold" (sends the first
-    100,000 bytes, then waits for `script.go_on`), or the number of bytes after which the connection breaks.
+    Behaviours: "whole", "missing", "silent", "slow", "no-range", "wrong-range", "endless", "stall", "hold" (sends the
+    first 100,000 bytes, then waits for `script.go_on`), a number of bytes after which the connection breaks, or the
+    bytes of an answer.
     """
 
     def do_GET(self):
@@ -31,8 +33,12 @@ class Handler(BaseHTTPRequestHandler):
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and plan != "no-range" else 0
         if plan == "missing":
             return self.send_error(404)
+        if isinstance(plan, bytes):
+            return self.wfile.write(plan)
         if plan == "silent":
             return script.go_on.wait(60)
+        if plan == "slow":
+            time.sleep(0.5)
         if start and start >= len(script.body):
             return self.send_error(416)
         self.send_response(206 if start else 200)
@@ -86,8 +92,8 @@ def make_tar(path, *entries, mode="w"):
     return path
 
 
-def make_zip(path, *members):
-    with zipfile.ZipFile(path, "w") as bag:
+def make_zip(path, *members, packing=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", packing) as bag:
         for name, content in members:
             bag.writestr(name, content)
     return path

@@ -1,13 +1,15 @@
 """Archives are unpacked inside their folder and nowhere else, and checked against their list of sums."""
 
+import errno
 import hashlib
+import os
 import pickle
 import tarfile
 
 import pytest
 from serving import NOISE, entry, left, make_tar, make_zip
 
-from jepa_lab.data.sources import fetch, listed
+from jepa_lab.data.sources import archives, fetch, listed
 from jepa_lab.data.sources.archives import DataError, unpack
 
 pytest_plugins = ("served",)
@@ -93,7 +95,7 @@ def test_lost_record_is_noticed_fetched_again_and_a_changed_one_named(server, ba
         fetch.verify("toy", root=tmp_path)
 
 
-@pytest.mark.parametrize("line", ["../evil", "/etc/passwd", "C:/x", "a/../../x", ""])
+@pytest.mark.parametrize("line", ["../evil", "/etc/passwd", "C:/x", "a/../../x", "", ".", "./", "a\\b", "a\0b"])
 def test_list_of_sums_that_names_other_places_is_refused(tmp_path, line):
     (tmp_path / "sums").write_text(f"{'0' * 64} fine.dat\n{'0' * 64} {line}\n")
     with pytest.raises(DataError, match="is damaged: it holds the line"):
@@ -114,6 +116,57 @@ def test_honest_archives_are_unpacked(tmp_path, mode):
     found = unpack(archive, tmp_path / "out")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in found] == ["deep/er/two.txt", "one.txt"]
     assert [path.read_bytes() for path in found] == [b"2", b"1"]
+
+
+INNER = (("inner.txt", b"x"),)
+
+
+def test_format_is_told_by_the_first_bytes_not_by_the_last_file(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", *INNER).read_bytes()
+    for last in (inner, b"PK\x05\x06" + bytes(18)):
+        tar = make_tar(tmp_path / "a.tar", (entry("train.csv", b"1"), b"1"), (entry("last", last), last))
+        found = unpack(tar, tmp_path / f"out-{len(last)}")
+        assert [path.name for path in found] == ["last", "train.csv"] and found[0].read_bytes() == last
+    (tmp_path / "self-extracting").write_bytes(b"#!/bin/sh\nexit\n" + inner)
+    assert [path.name for path in unpack(tmp_path / "self-extracting", tmp_path / "out")] == ["inner.txt"]
+    assert unpack(make_zip(tmp_path / "empty.zip"), tmp_path / "nothing") == []
+
+
+def test_zip_cut_off_after_a_zip_inside_it_is_not_taken_for_that_zip(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", *INNER).read_bytes()
+    whole = make_zip(tmp_path / "a.zip", ("train.csv", b"1"), ("extra.zip", inner)).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: whole.index(inner) + len(inner)])
+    with pytest.raises(DataError, match="cut.zip is truncated"):
+        unpack(tmp_path / "cut.zip", tmp_path / "out")
+
+
+def test_tar_without_its_end_or_with_a_damaged_member_is_refused_not_shortened(tmp_path):
+    members = [(entry(name, b"1"), b"1") for name in "abc"]
+    whole = make_tar(tmp_path / "a.tar", *members).read_bytes()  # blocks of 512: a header and a content for each
+    for damaged in (whole[: 4 * 512], whole[: 4 * 512 + 100], whole[: 4 * 512] + b"?" + whole[4 * 512 + 1 :]):
+        (tmp_path / "damaged.tar").write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged.tar is truncated, locked or not an archive .*at byte 2048"):
+            unpack(tmp_path / "damaged.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b"])
+def test_name_that_the_disk_refuses_is_the_archives_fault(tmp_path, name):
+    archive = make_tar(tmp_path / "a.tar", (entry(name, b"1"), b"1"))
+    with pytest.raises(DataError, match="a.tar is truncated, locked or not an archive"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_is_not_called_a_broken_archive(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", *INNER)
+
+    def full(path, *how, **kinds):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archives, "_inside", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:\\evil", "C:evil"])

@@ -68,6 +68,16 @@ def test_debian_troubles_are_named_and_leave_nothing(debian, tmp_path, monkeypat
     assert left(tmp_path) == []
 
 
+def test_debian_tool_that_prints_other_bytes_or_does_not_start_is_named(debian, tmp_path, monkeypatch):
+    (tmp_path / "bin" / "apt-get").write_bytes(b"#!/bin/sh\necho 'E: \xff\xfe' >&2; exit 100\n")
+    with pytest.raises(DataError, match="could not download it .E: "):
+        fetch.fetch("toy", root=tmp_path)
+    (tmp_path / "bin" / "apt-get").write_bytes(b"#!/nowhere/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(DataError, match="apt-get cannot be started"):
+        fetch.fetch("toy", root=tmp_path)
+
+
 def test_machine_without_apt_is_named_as_such(debian, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DataError, match="has no apt-get"):

@@ -2,6 +2,7 @@
 
 import gzip
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -95,15 +96,75 @@ def test_wrong_content_is_refused_and_leaves_nothing(server, known, tmp_path, bo
 
 
 @pytest.mark.parametrize(
-    ("plan", "says"), [("missing", "404"), ("endless", "more than the"), ("silent", "no connection to .* within 0.3 s")]
+    ("plan", "says"), [("missing", "404"), ("endless", "more than the"), ("silent", "no answer from .* within 0.3 s")]
 )
 def test_server_that_misbehaves_is_given_up(server, known, tmp_path, monkeypatch, plan, says):
     if plan == "silent":  # for a minute, unless it is given up
-        monkeypatch.setattr(download, "CONNECT_S", 0.3)
+        monkeypatch.setattr(download, "ANSWER_S", 0.3)
     server.plan = [plan]
     with pytest.raises(DataError, match=says):
         fetch.fetch("toy", root=tmp_path)
     assert left(tmp_path) == []
+
+
+def test_connected_server_may_take_its_time_to_answer(server, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "CONNECT_S", 0.25)
+    server.plan = ["slow"]
+    fetch.fetch("toy", root=tmp_path)
+    assert server.requests == [None] and left(tmp_path) == COMPLETE
+
+
+def test_name_look_up_that_hangs_is_no_connection(known, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "CONNECT_S", 0.1)
+    hang = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **how: hang.wait(60) and [])
+    with pytest.raises(DataError, match="no connection to .* within 0.1 s"):
+        fetch.fetch("toy", root=tmp_path)
+    hang.set()
+
+
+def redirect(to):
+    return f"HTTP/1.0 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+
+
+def test_circle_of_redirects_is_told_in_one_line(server, known, tmp_path):
+    server.plan = [redirect("\xfc")]
+    with pytest.raises(DataError, match="toy-file.gz answered 302 .* infinite loop. The last 30x"):
+        fetch.fetch("toy", root=tmp_path)
+
+
+BAD_REDIRECTS = [
+    "http://.bad/",
+    "http://[::1/",
+    "http://a:b/",
+    f"http://{'a' * 70}.org/",
+    "ftp://127.0.0.1:9/x",
+    "\xfc",
+]
+
+
+@pytest.mark.parametrize("to", BAD_REDIRECTS)
+def test_bad_redirect_falls_through_to_the_next_source(server, tmp_path, monkeypatch, to):
+    monkeypatch.setitem(fetch.DATASETS, "toy", toy(web(server.url), web(server.url)))
+    server.plan = [redirect(to), "whole"]
+    fetch.fetch("toy", root=tmp_path)
+    assert left(tmp_path) == COMPLETE
+
+
+@pytest.mark.parametrize("proxy", ["http://.proxy.example:3128", "http://proxy:port", "http://[::1", "http://"])
+def test_bad_proxy_is_a_failed_source(known, tmp_path, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(DataError, match="could not get toy. Tried:\n  - http://127.0.0.1.*: no connection to"):
+        fetch.fetch("toy", root=tmp_path)
+
+
+@pytest.mark.parametrize("header", [f"Content-Length: {'9' * 5000}", "Content-Length: \xb2", "Content-Length: -7"])
+def test_nonsensical_length_is_no_length(server, known, tmp_path, header):
+    server.plan = [f"HTTP/1.0 200 OK\r\n{header}\r\n\r\n".encode("latin-1") + server.body]
+    fetch.fetch("toy", root=tmp_path)
+    assert left(tmp_path) == COMPLETE
 
 
 def test_closed_network_falls_through_to_the_next_source(server, tmp_path, monkeypatch, capsys):

@@ -55,7 +55,7 @@ class Full(io.BufferedWriter):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot write")]
+    ("code", "says"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot read and write")]
 )
 @pytest.mark.parametrize("stage", ["downloading", "unpacking"])
 def test_full_or_read_only_disk_ends_the_fetch_and_leaves_nothing(
@@ -75,7 +75,7 @@ def test_full_or_read_only_disk_ends_the_fetch_and_leaves_nothing(
 
 def test_cache_that_cannot_be_a_folder_is_one_clear_error(known, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot write to .*JEPA_LAB_DATA"):
+    with pytest.raises(DataError, match="cannot read and write in .*JEPA_LAB_DATA"):
         fetch.fetch("toy", root=tmp_path / "file")
 
 
@@ -88,9 +88,31 @@ def test_folder_without_write_permission_is_one_clear_error(server, known, tmp_p
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
         monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(DataError, match="cannot write to .*Permission denied"):
+    with pytest.raises(DataError, match="cannot read and write in .*Permission denied"):
         fetch.fetch("toy", root=tmp_path)
     assert left(tmp_path) == [] and server.requests == []
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), NotImplementedError("no flock")])
+def test_every_trouble_of_the_disk_is_one_clear_error(known, tmp_path, monkeypatch, trouble):
+    def troubled(folder):
+        raise trouble
+
+    monkeypatch.setattr(fetch, "alone", troubled)
+    with pytest.raises(DataError, match="cannot read and write in .*(output error|no flock).*JEPA_LAB_DATA"):
+        fetch.fetch("toy", root=tmp_path)
+
+
+def test_folder_in_the_place_of_a_file_is_one_clear_error(server, known, tmp_path):
+    (tmp_path / "toy" / "toy-file").mkdir(parents=True)
+    with pytest.raises(DataError, match="cannot read and write in .*Is a directory"):
+        fetch.fetch("toy", root=tmp_path)
+
+
+@pytest.mark.parametrize("note", ["", "[" * 100_000, "7", '{"name": ', "\udcff"])
+def test_damaged_note_is_no_note(tmp_path, note):
+    (tmp_path / "SOURCE.json").write_text(note, encoding="utf-8", errors="surrogateescape")
+    assert fetch.origin(tmp_path) == {}
 
 
 def test_complete_set_in_a_folder_of_others_is_read_without_writing(server, known, tmp_path, monkeypatch):

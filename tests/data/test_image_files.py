@@ -1,15 +1,15 @@
-"""Loaders of images refuse what is broken: idx files, Fashion-MNIST, folders."""
+"""Loaders of images refuse what is broken: idx files, Fashion-MNIST."""
 
 import struct
 from dataclasses import replace
 
 import pytest
 import torch
-from blobs import blobs, seeded
+from blobs import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_lab.data.image_files import digits, fashion_mnist, image_folder, read_idx, write_image_folder
+from jepa_lab.data.image_files import digits, fashion_mnist, read_idx
 from jepa_lab.data.image_sets import pixel_stats
 from jepa_lab.data.sources import fetch
 from jepa_lab.data.sources.archives import DataError, sha256_of
@@ -72,6 +72,11 @@ def test_broken_idx_is_one_clear_error(tmp_path, data, says):
     with pytest.raises(DataError, match=says) as error:
         read_idx(path)
     assert "fetch it again" in str(error.value)
+
+
+def test_idx_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match="cannot read .*nowhere"):
+        read_idx(tmp_path / "nowhere")
 
 
 @settings(max_examples=150, deadline=None)
@@ -142,57 +147,3 @@ def test_real_fashion_mnist_is_what_it_says():
     assert train.labels.bincount().tolist() == [6000] * 10 and test.labels.bincount().tolist() == [1000] * 10
     assert pixel_stats(train.images) == pytest.approx((0.2860, 0.3530), abs=1e-4)  # the numbers everybody uses
     assert test.labels[:5].tolist() == [9, 2, 1, 1, 6]
-
-
-# image folders
-
-
-def test_image_folder_gives_back_images_and_labels(tmp_path):
-    source = replace(blobs(8), classes=("T-shirt/top", "b", "../c", "d"))
-    found = image_folder(write_image_folder(source, tmp_path / "set"), size=28)
-    assert len(found) == 8 and found.classes[0] == "0000-T-shirt-top" and found.classes[2] == "0002----c"
-    order = torch.tensor([int(path.stem) for path in found.paths])
-    assert torch.equal(found.labels, source.labels[order])
-    for k, i in enumerate(order.tolist()):
-        pixels, label = found[k]
-        assert pixels.shape == (28, 28, 3) and label == source.labels[i]
-        assert torch.equal(pixels[..., 0], source.images[i]) and torch.equal(pixels[..., 2], source.images[i])
-
-
-def test_image_folder_takes_the_middle_square(tmp_path):
-    from PIL import Image
-
-    (tmp_path / "a").mkdir()
-    stripes = torch.zeros(20, 60, 3, dtype=torch.uint8)
-    stripes[:, 20:40] = 200
-    Image.fromarray(stripes.numpy()).save(tmp_path / "a" / "wide.png")
-    pixels, _ = image_folder(tmp_path, size=20)[0]
-    assert (pixels == 200).all()
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>not found</html>"]
-)
-def test_corrupt_image_is_named(tmp_path, damage):
-    found = image_folder(write_image_folder(blobs(4), tmp_path), size=28)
-    found.paths[2].write_bytes(damage(found.paths[2].read_bytes()))
-    with pytest.raises(DataError, match=found.paths[2].name):
-        found[2]
-    assert found[1][1] == 1
-
-
-def test_bad_folders_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no class folders"):
-        image_folder(tmp_path / "nowhere")
-    write_image_folder(blobs(4), tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match="empty holds no images"):
-        image_folder(tmp_path)
-
-
-def test_links_out_of_an_image_folder_are_not_followed(tmp_path):
-    outside = write_image_folder(blobs(1), tmp_path / "outside") / "0000-a" / "0000000.png"
-    root = write_image_folder(blobs(4), tmp_path / "set")
-    (root / "0001-b" / "sneaky.png").symlink_to(outside)
-    assert len(image_folder(root)) == 4

@@ -6,9 +6,9 @@ pickle is kept (loading one runs its author's code). Every refusal is one `DataE
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
-import lzma
 import shutil
 import tarfile
 import zipfile
@@ -20,19 +20,9 @@ from pathlib import Path, PurePosixPath
 from jepa_lab import files
 
 CHUNK = 1 << 20
-# RuntimeError: a zip with a password or unknown compression. The file system's errors: one name as file and folder.
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    RuntimeError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-)
+# Errors of the file system that an archive's names cause, such as one name for a file and a folder. None: of a decoder.
+OF_NAMES = {None, errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR}
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the latter of an empty one
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill"}
 
 
@@ -83,12 +73,13 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 8 << 30) -> list[Pat
     folder.mkdir(parents=True)
     try:
         return sorted(_unpack(archive, folder, max_bytes))
-    except BROKEN as error:
+    except BaseException as error:
         shutil.rmtree(folder)
-        raise DataError(f"{archive.name} is truncated, locked or not an archive ({error}); fetch it again") from error
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+        of_the_disk = isinstance(error, OSError) and error.errno not in OF_NAMES
+        if of_the_disk or isinstance(error, DataError) or not isinstance(error, Exception):
+            raise
+        fault = f"truncated, locked or not an archive ({error or type(error).__name__})"
+        raise DataError(f"{archive.name} is {fault}; fetch it again") from error
 
 
 def _unpack(archive: Path, folder: Path, max_bytes: int) -> Iterator[Path]:
@@ -108,19 +99,46 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> Iterator[Path]:
 
 def _members(archive: Path) -> Iterator[tuple[str, BufferedIOBase]]:
     """Name and content of each plain file in the archive."""
-    if zipfile.is_zipfile(archive):
+    if _is_zip(archive):
         with zipfile.ZipFile(archive) as bag:
             for info in bag.infolist():
                 if not info.is_dir():
                     with bag.open(info) as stream:
                         yield info.filename, stream
     else:
-        with tarfile.open(archive) as bag:
+        with tarfile.open(archive, tarinfo=_CheckedTarInfo) as bag:
             for member in bag:
                 if member.ischr() or member.isblk() or member.isfifo():
                     raise DataError(f"{archive.name} holds the device file {member.name!r}: refused")
                 if member.isfile():
                     yield member.name, bag.extractfile(member)
+
+
+def _is_zip(archive: Path) -> bool:
+    """By the first bytes: any archive may end in a zip, which may be its last file. Then by the end (self-extracting).
+
+    Raises `BadZipFile` for a zip that was cut off and now ends in one of its files, a smaller zip.
+    """
+    with archive.open("rb") as stream:
+        if stream.read(4) not in ZIP_STARTS:
+            return not tarfile.is_tarfile(archive) and zipfile.is_zipfile(archive)
+    with zipfile.ZipFile(archive) as bag:
+        if min((info.header_offset for info in bag.infolist()), default=0) > 0:
+            raise zipfile.BadZipFile("its list of files does not name the first one")
+    return True
+
+
+class _CheckedTarInfo(tarfile.TarInfo):
+    """A tar must end with a block of zeros. `tarfile` takes a damaged or missing block for the end, silently."""
+
+    @classmethod
+    def fromtarfile(cls, bag: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(bag)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {bag.offset}") from error
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:

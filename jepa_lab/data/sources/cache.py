@@ -36,7 +36,7 @@ def origin(folder: Path) -> dict:
     """What the note in a data folder says: name, source, fallback, tried. Empty when there is none (copied by hand)."""
     try:
         note = json.loads((folder / NOTE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -57,16 +57,18 @@ def sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk and missing permission into one `DataError`; no other source would help, so the fetch ends."""
+    """Turn a full disk, missing permission and every other trouble of the file system into one `DataError`.
+
+    No other source would help, so the fetch ends.
+    """
     remedy = "or point JEPA_LAB_DATA at another folder"
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"the disk of {folder} is full; free some space {remedy}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise DataError(f"cannot write to {folder} ({error.strerror}); make it writable {remedy}") from error
-        raise
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read and write in {folder} ({reason}); make that possible {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def from_package(package: str, wanted: Mapping[str, File], folder: Path) -> None
         archive = _download(package, work)
         command = ["dpkg-deb", "--fsys-tarfile", archive]
         with (work / "data.tar").open("wb") as tar:
-            done = subprocess.run(command, stdout=tar, stderr=subprocess.PIPE, text=True)
+            done = _run(command, stdout=tar, stderr=subprocess.PIPE)
         if done.returncode:
             raise SourceFailed(f"{archive.name} is damaged: {_last_line(done.stderr)}")
         unpack(work / "data.tar", work / "content")
@@ -47,14 +47,21 @@ def _download(package: str, work: Path) -> Path:
     for steps in attempts:
         for step in steps:
             command = ["apt-get", "-q", *step]
-            try:
-                done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=TIMEOUT_S)
-            except subprocess.TimeoutExpired as error:
-                raise SourceFailed(f"apt-get {step[-1]} took more than {TIMEOUT_S} s") from error
+            done = _run(command, cwd=work, capture_output=True)
             reason = _last_line(done.stderr) or reason
         if found := sorted(work.glob(f"{package}_*.deb")):
             return found[0]
     raise SourceFailed(f"apt-get could not download it ({reason})")
+
+
+def _run(command: list, **how) -> subprocess.CompletedProcess:
+    """The ended program, whatever bytes it printed. Raises `SourceFailed`: it took too long or cannot be started."""
+    try:
+        return subprocess.run(command, text=True, errors="replace", timeout=TIMEOUT_S, **how)
+    except subprocess.TimeoutExpired as error:
+        raise SourceFailed(f"{command[0]} took more than {TIMEOUT_S} s") from error
+    except OSError as error:
+        raise SourceFailed(f"{command[0]} cannot be started ({error.strerror})") from error
 
 
 def _last_line(text: str) -> str:

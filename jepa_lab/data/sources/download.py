@@ -6,6 +6,7 @@ neither bounds what a server may send nor keeps two processes from downloading t
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import queue
@@ -21,10 +22,12 @@ from tqdm import tqdm
 
 from jepa_lab.data.sources.archives import DataError
 
-CONNECT_S = 6  # for name, connection and first answer together, so that a closed network costs seconds
+CONNECT_S = 6  # for name and connection together, so that a closed network costs seconds
+ANSWER_S = 60  # from then on to the first answer: PhysioNet packs its archive when asked for it
 READ_S = 15  # between two reads; a stalled download is resumed
 TRIES = 3  # reconnections in a row that bring nothing new
 CHUNK = 1 << 16
+LENGTH = r"[0-9]{1,15}"  # as a server may state it; longer numbers are nonsense that int() and the bar refuse
 
 
 class SourceFailed(Exception):
@@ -100,42 +103,86 @@ def _open(url: str, start: int):
     headers = {"User-Agent": "jepa-lab", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    request, answer = urllib.request.Request(url, headers=headers), queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(urllib.request.urlopen(request, timeout=READ_S))
-        except Exception as error:  # noqa: BLE001  (raised again below)
-            answer.put(error)
-
-    # In a thread: a socket's time-out starts anew for each of a host's addresses and does not cover the name look-up.
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        got = answer.get(timeout=CONNECT_S)
-    except queue.Empty:
-        raise SourceFailed(f"no connection to {url} within {CONNECT_S} s") from None
+    got, lacking = _answer(urllib.request.Request(url, headers=headers))
     match got:
         case urllib.error.HTTPError() if got.code == 416 and start:
             return got
         case urllib.error.HTTPError():
-            raise SourceFailed(f"{url} answered {got.code} {got.reason}") from got
-        case OSError() | http.client.HTTPException():
-            raise SourceFailed(f"no connection to {url} ({getattr(got, 'reason', got)})") from got
+            raise SourceFailed(f"{url} answered {got.code} {_line(got.reason)}") from got
         case Exception():
-            raise got
+            reason = getattr(got, "reason", None) or str(got) or type(got).__name__
+            raise SourceFailed(f"no {lacking} {url} ({_line(reason)})") from got
     return got
+
+
+def _line(reason: object) -> str:
+    return " ".join(str(reason).split())[:200]
+
+
+def _answer(request: urllib.request.Request) -> tuple:
+    """The response or the error that `request` brings, and what is lacking if it is one. Raises `SourceFailed`."""
+    news = queue.SimpleQueue()  # None for each connection (a redirect makes another one), then the answer
+
+    def ask() -> None:
+        try:
+            news.put(urllib.request.build_opener(_Reporting(news)).open(request, timeout=ANSWER_S))
+        except Exception as error:  # noqa: BLE001  (whatever a server or a proxy setting causes; raised by `_open`)
+            news.put(error)
+
+    # In a thread: a socket's time-out starts anew for each of a host's addresses and does not cover the name look-up.
+    threading.Thread(target=ask, daemon=True).start()
+    seconds, lacking, got = CONNECT_S, "connection to", None
+    while got is None:
+        try:
+            got = news.get(timeout=seconds)
+        except queue.Empty:
+            raise SourceFailed(f"no {lacking} {request.full_url} within {seconds} s") from None
+        if got is None:
+            seconds, lacking = ANSWER_S, "answer from"
+    return got, lacking
+
+
+class _Reporting(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens addresses as urllib does, and puts None into a queue when a server or a proxy has taken the connection."""
+
+    def __init__(self, news: queue.SimpleQueue) -> None:
+        super().__init__()
+        self.news = news
+
+    def http_open(self, request):
+        return self.do_open(self._reporting(http.client.HTTPConnection), request)
+
+    def https_open(self, request):
+        return self.do_open(self._reporting(http.client.HTTPSConnection), request)
+
+    def _reporting(self, kind: type) -> type:
+        news = self.news
+
+        class Connection(kind):
+            def connect(self):
+                super().connect()
+                news.put(None)
+
+            def getresponse(self):
+                connected = self.sock  # the response keeps it
+                response = super().getresponse()
+                with contextlib.suppress(OSError):  # an answer without content has closed it
+                    connected.settimeout(READ_S)
+                return response
+
+        return Connection
 
 
 def _total(response, start: int) -> int | None:
     """Length of the whole file as the server states it; None when it doesn't."""
     if response.status == 206:
         content_range = response.headers.get("Content-Range", "")
-        stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+        stated = re.fullmatch(rf"bytes ({LENGTH})-\d+/({LENGTH})", content_range)
         if not stated or int(stated[1]) != start:
-            raise SourceFailed(f"{response.url} answered a range with {content_range!r}")
+            raise SourceFailed(f"{response.url} answered a range with {content_range[:80]!r}")
         return int(stated[2])
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
+    return int(length) if re.fullmatch(LENGTH, length) else None
 
 
 def _copy(response, out: BufferedIOBase, max_bytes: int, progress: bool, total: int | None) -> bool:
@@ -145,7 +192,7 @@ def _copy(response, out: BufferedIOBase, max_bytes: int, progress: bool, total: 
         while True:
             try:
                 chunk = response.read1(CHUNK)  # what is there: a stall loses nothing
-            except (OSError, http.client.HTTPException):
+            except Exception:  # noqa: BLE001  (of the network, the server or its encoding; asked for once more)
                 return False
             if not chunk:
                 return True

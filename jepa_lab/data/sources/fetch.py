@@ -43,9 +43,9 @@ def fetch(name: str, *, root: str | Path | None = None, progress: bool = True, f
     """
     data_set = _named(name)
     folder = cache_root(root) / name
-    if origin(folder).get("name") == name and _complete(data_set, folder):
-        return folder
     with disk_errors(folder):
+        if origin(folder).get("name") == name and _complete(data_set, folder):
+            return folder
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder):
             return _fetch(data_set, folder, progress, fallback)
@@ -70,9 +70,10 @@ def verify(name: str, *, root: str | Path | None = None) -> Path:
     """Check every file of a cached set against its sha256; returns the folder. `DataError` names the bad files."""
     data_set = _named(name)
     folder = cache_root(root) / name
-    faults = [f"{file.name}: {fault}" for file in data_set.files if (fault := _fault(folder, file))]
-    if data_set.sums and not faults and (bad := listed.faults(folder, folder / data_set.sums)):
-        faults = [f"{len(bad)} files are missing or wrong, the first is {bad[0]}"]
+    with disk_errors(folder):
+        faults = [f"{file.name}: {fault}" for file in data_set.files if (fault := _fault(folder, file))]
+        if data_set.sums and not faults and (bad := listed.faults(folder, folder / data_set.sums)):
+            faults = [f"{len(bad)} files are missing or wrong, the first is {bad[0]}"]
     if faults:
         stand_in = f" ({data_set.fallback} stands in for it)" if origin(folder).get("fallback") else ""
         remedy = f"Run `python -m jepa_lab data fetch {name}`."

@@ -22,11 +22,16 @@ def listed(sums: Path) -> dict[str, str]:
     found = {}
     for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64})\s+\*?(\S.*)", line)
-        name = PurePosixPath(match[2]) if match else None
-        if name is None or name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or "\\" in match[2]:
+        if match is None or not _is_inside(match[2]):
             raise DataError(f"{sums} is damaged: it holds the line {line[:120]!r}; remove it and fetch it again")
         found[match[2]] = match[1]
     return found
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    drive = ":" in name.split("/")[0]
+    return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or drive or set(name) & set("\\\0"))
 
 
 def missing(folder: Path, sums: Path) -> list[str]:

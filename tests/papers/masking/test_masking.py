@@ -109,7 +109,7 @@ def folder(tmp_path_factory):
 def test_without_a_folder_of_images_the_paper_preset_says_what_it_needs(tmp_path, paper):
     with pytest.raises(ValueError, match="give -p folder=/data/imagenet, which holds train/ and val/"):
         paper.train_reference(paper.preset("paper", **SMALL), tmp_path)
-    with pytest.raises(ValueError, match="nowhere/train holds no class folders"):
+    with pytest.raises(ValueError, match="there is no folder /nowhere/train"):
         paper.train_reference(paper.preset("paper", folder="/nowhere", **SMALL), tmp_path)
 
 
