@@ -125,3 +125,28 @@ def test_the_paper_preset_trains_on_a_folder_of_images(tmp_path, folder, paper):
     assert set(scores) == {"linear", "knn", "few_label"}
     with pytest.raises(ValueError, match="checkpoint.pt exists: go on with --resume"):
         paper.train_reference(cfg, tmp_path, progress=False)
+
+
+def test_classes_to_score_on_go_by_the_names_of_the_training_images(tmp_path, folder):
+    cfg = masking.preset("paper", folder=str(tmp_path), **SMALL)
+    (tmp_path / "train").symlink_to(folder / "train")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "0001-b").symlink_to(folder / "val" / "0001-b")
+    assert set(image_world.load(cfg).test_labels.tolist()) == {1}
+    (tmp_path / "val" / "c").symlink_to(folder / "val" / "0000-a")
+    with pytest.raises(images.DataError, match="val holds the classes c, which the training images lack"):
+        image_world.load(cfg)
+
+
+def test_images_to_score_on_that_are_trained_on_are_told(tmp_path, folder, capsys):
+    for part in ("train", "val"):
+        (tmp_path / part).symlink_to(folder / "train")
+    image_world.load(masking.preset("paper", folder=str(tmp_path), **SMALL))
+    assert "WARNING: 90 of the 90 images to score on are also among those to train on" in capsys.readouterr().err
+
+
+def test_parts_with_different_classes_are_refused():
+    train, test = images.digits("train"), images.digits("test")
+    renamed = replace(test, classes=tuple("abcdefghij"))
+    with pytest.raises(images.DataError, match="have different classes: digits .* .test."):
+        image_world.cut("centred", (train, train, renamed), 7, "cpu")
