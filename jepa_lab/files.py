@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-TOOLS_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+from jepa_lab.data.leftovers import is_leftover
 
 
 @contextmanager
@@ -54,13 +54,8 @@ def require_writable(path: Path) -> None:
         raise OSError(f"cannot write {path} ({nearest}: {error.strerror}); choose another folder") from error
 
 
-def left_by_tools(name: str) -> bool:
-    """True for a file or folder that is no one's data: .ipynb_checkpoints, .DS_Store, ._copy, .snapshot, __MACOSX, …"""
-    return name.startswith(".") or name in TOOLS_FOLDERS
-
-
 def below(folder: Path) -> Iterator[Path]:
-    """Every file at any depth below `folder`, except those that tools left behind (`left_by_tools`).
+    """Every file at any depth below `folder`, except those that tools left behind (`data.leftovers`).
 
     Links are followed; a folder that is reached twice is walked once. Raises OSError for a folder that can't be read.
     """
@@ -71,8 +66,8 @@ def below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         walked.add(real)
-        folders[:] = sorted(name for name in folders if not left_by_tools(name))
-        yield from (Path(place, name) for name in sorted(names) if not left_by_tools(name))
+        folders[:] = sorted(name for name in folders if not is_leftover(name))
+        yield from (Path(place, name) for name in sorted(names) if not is_leftover(name))
 
 
 def _raise(error: OSError) -> None:
