@@ -346,16 +346,16 @@ figures.verdict_table(
 #   one; what a larger predictor does to the encoder in the end is not seen in it.
 # - **EMA.** What a decay means depends on the number of steps: 0.99 remembers a hundred of them, more than a quarter of
 #   a run here. The reference therefore states its memory, a twentieth of the run.
-# - **Changed since the study that this page draws.** In that study the reference's decay rose from 0.99 to 1, so that
-#   the scored copy was 16 % its random start and 62 % of the run old on average (*EMA from 0.999*: 83 % random start),
-#   while arms without EMA were scored fresh. Now every arm is scored equally fresh. The study's scores are those of its
-#   EMA copies, and it has no values for *EMA 0.9* and *EMA 0.999*; its claims about the EMA compared decays that rose
-#   to 1.
+# - **The study is a later one.** In the former the reference's decay rose from 0.99 to 1, so that the scored copy was
+#   16 % its random start and 62 % of the run old on average (*EMA from 0.999*: 83 % random start), while arms without
+#   EMA were scored fresh. Now every arm is scored equally fresh: claims probe the encoder, and its EMA copy is recorded
+#   beside it. The claims about the EMA compared decays that rose to 1; they now compare constant ones. Both studies
+#   have the same seeds.
 # - **SIGReg and VICReg** were built for the output of a projector that is thrown away. Here they act on the latents
 #   themselves, of all tokens of 32 images. Their weights, and to act on tokens rather than on each image's mean, were
 #   chosen by accuracy on held-out training images, over three seeds that are not in the study
-#   (`jepa_lab/papers/predictors/pilots.py`); no other arm was tuned so. And the study is the second: a first one, of
-#   the same five seeds, with other weights (SIGReg 0.02, VICReg 1 and 0.04), had been run and seen before the choice
+#   (`jepa_lab/papers/predictors/pilots.py`); no other arm was tuned so. A first study, of the same
+#   seeds, with other weights (SIGReg 0.02, VICReg 1 and 0.04), had been run and seen before the choice
 #   was made, and was removed (commits cb7aeb2 and 04b7075). Read their lead with that in mind. The size of the phase
 #   diagram's models was chosen on pilot seeds, too.
 # - **Few labels after few steps.** The arms are compared early, when random features are still a strong control and raw
