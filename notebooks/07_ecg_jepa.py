@@ -398,7 +398,7 @@ print(f"asked for {cfg.num_blocks}, separate: {float((covered.diff(dim=1) == 1).
 
 # %% tags=["solution", "hide-cell"]
 trained, patches = jepa.model, data.to_batch(data.validation.signals[:100])
-seen = paper.time_blocks(cfg, data.grid)(100, torch.Generator(device).manual_seed(2))
+seen = paper.time_blocks(cfg, data.grid)(len(patches), torch.Generator(device).manual_seed(2))
 swapped = masks.Masks(seen.context_idx.roll(1, dims=0), seen.target_idx, seen.grid)
 with torch.no_grad():
     target = trained.target_encoder(patches).take_along_dim(seen.target_idx[:, 0, :, None], dim=1)
