@@ -51,6 +51,13 @@ def test_server_that_ignores_ranges_starts_over(server, known, tmp_path):
     assert server.requests == [None, "bytes=100000-"] and left(tmp_path) == COMPLETE
 
 
+def test_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server, known, tmp_path):
+    server.plan = [b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\nhello"]
+    with pytest.raises(DataError, match="broke off at 5 of 9 bytes"):
+        fetch.fetch("toy", root=tmp_path)
+    assert len(server.requests) == 1 + download.TRIES
+
+
 def test_stalled_download_is_resumed(server, known, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "READ_S", 0.2)
     server.plan = ["stall", "whole"]

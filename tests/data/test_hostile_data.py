@@ -145,7 +145,7 @@ def test_no_bytes_crash_the_check_of_a_download(tmp_path):
 
 # lists of sums, notes
 
-NAME = st.text(st.characters() | st.sampled_from("./\\:\0 *~"), max_size=8)
+NAME = st.text(st.characters(), max_size=8) | st.text(st.sampled_from("./\\:\0 a"), max_size=3)
 
 
 @settings(max_examples=200, deadline=None)
@@ -169,6 +169,7 @@ def test_no_bytes_crash_the_note_of_a_cache(tmp_path_factory, seed):
 
 HEADERS = (
     b"Content-Length: 5",
+    b"Content-Length: 99",
     b"Content-Length: 99999999999999999999",
     b"Content-Range: bytes 5-9/10",
     b"Content-Range: bytes */*",

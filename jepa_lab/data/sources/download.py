@@ -70,7 +70,7 @@ def _fill(url: str, part: Path, max_bytes: int, progress: bool) -> None:
 
 
 def _reconnect_until_complete(url: str, out: BufferedIOBase, max_bytes: int, progress: bool) -> None:
-    idle = 0
+    idle = furthest = 0
     while True:
         start = out.seek(0, os.SEEK_END)
         try:
@@ -91,7 +91,8 @@ def _reconnect_until_complete(url: str, out: BufferedIOBase, max_bytes: int, pro
         done = out.tell()
         if ended and (total is None or done == total):
             return
-        idle = 0 if done > start else idle + 1
+        idle = 0 if done > furthest else idle + 1  # not `start`: a server without ranges begins again each time
+        furthest = max(furthest, done)
         if idle >= TRIES:
             raise SourceFailed(
                 f"{url} broke off at {done} of {total or 'unknown'} bytes; what came is kept, run again to continue"
