@@ -8,7 +8,7 @@ import torch
 from jepa_lab import records
 from jepa_lab.data.ecg import records as ecg
 from jepa_lab.data.ecg import simulator
-from jepa_lab.papers.ecg_jepa import paper, world
+from jepa_lab.papers.ecg_jepa import multilabel, paper, world
 
 
 def test_presets_refuse_what_does_not_fit():
@@ -66,3 +66,25 @@ def test_known_labels_are_nested_and_depend_on_the_seed_alone(cfg, data):
     assert torch.equal(known[1.0][:24], known[0.1])
     assert torch.equal(world.labelled(cfg, data, 3)[1.0], known[1.0])
     assert not torch.equal(world.labelled(cfg, data, 4)[1.0], known[1.0])
+
+
+def test_the_smallest_share_of_two_labels_is_enough_for_the_probe(cfg, data):
+    labels = data.train.labels[:, :1]
+    both = replace(data.train, labels=torch.cat([labels, ~labels], 1), label_names=("AF", "normal"))
+    idx = world.labelled(cfg, replace(data, train=both), 0)[0.01]
+    assert len(idx) == multilabel.FEWEST_RECORDS
+    assert multilabel.fit_labels(torch.randn(len(idx), 4), both.labels[idx]).weight.shape == (4, 2)
+
+
+def test_labels_that_a_part_of_ptb_xl_cannot_score_are_left_out_before_anything_trains(cfg, monkeypatch):
+    records = simulator.simulate(100, seed=1, prevalence=0.3)
+    folds = torch.arange(100) % 10 + 1
+    labels = records.labels.clone()
+    labels[folds == 9, 0] = False
+    ptb = replace(records, folds=folds, patients=torch.arange(100), kind="real", labels=labels)
+    monkeypatch.setattr(ecg, "ptb_xl", lambda **how: ptb)
+    found = world.load(replace(cfg, data="ptb-xl"))
+    assert records.label_names[0] not in found.test.label_names
+    assert found.train.refused["label too rare to score"] >= 1
+    for part in (found.train, found.validation, found.test):
+        assert multilabel.macro_auc(torch.randn(part.labels.shape), part.labels) >= 0

@@ -125,3 +125,10 @@ def test_subsets_are_nested_and_every_label_is_in_the_smallest():
     assert torch.equal(again, small) and not torch.equal(other, small)
     with pytest.raises(ValueError, match="are needed for 2 positives"):
         multilabel.few(labels, (3,), generator())
+
+
+def test_the_smallest_subset_lacks_every_label_at_least_once():
+    labels = torch.ones(100, 2, dtype=torch.bool)
+    labels[97:, 0], labels[:50, 1] = False, False
+    small = multilabel.few(labels, (multilabel.FEWEST_RECORDS, 100), generator(1))[0]
+    assert bool((~labels[small]).any(0).all()) and bool((labels[small].sum(0) >= 2).all())
