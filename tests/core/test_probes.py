@@ -201,7 +201,7 @@ def test_more_labels_help_and_each_score_lies_in_its_interval():
 # Reproducible, and safe to call from anywhere
 
 ALL = {
-    "scores": lambda x, y, t, u, g: score_features(x, y, t, u, seed=g.initial_seed()),
+    "scores": lambda x, y, t, u, g: score_features(x, y, t, u, seed=g.initial_seed() if g else 0),
     "few_label": lambda x, y, t, u, g: few_label(x, y, t, u, (1, 3), 3, g),
 }
 
