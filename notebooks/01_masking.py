@@ -60,7 +60,7 @@ from jepa_lab.widgets import mask_explorer
 device = runtime.choose_device(device)
 cfg = paper.preset(preset, **overrides)
 record = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
-study = records.load(paper.CHAPTER, preset="laptop")
+study = records.load(paper.CHAPTER, preset="laptop", config=paper.preset("laptop"))
 data = image_world.centred(cfg, device)
 pages.put_data(record, data)
 print(f"data: {data.source.name}\nfrom: {data.source.source}")

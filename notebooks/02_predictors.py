@@ -61,7 +61,7 @@ from jepa_lab.papers.predictors.phase import phase
 device = runtime.choose_device(device)
 cfg = paper.preset(preset, **overrides)
 record = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
-study = records.load(paper.CHAPTER, preset="laptop")
+study = records.load(paper.CHAPTER, preset="laptop", config=paper.preset("laptop"))
 data = image_world.centred(cfg, device)
 record.data(data.source.name, data.source.source, data.source.sha256, data.source.kind)
 print(f"data: {data.source.name}\nfrom: {data.source.source}")

@@ -58,7 +58,7 @@ from jepa_lab.papers.implicit_bias.pairs import Views, rotate
 device = paper.choose_device(device)
 cfg = paper.preset(preset, **overrides)
 record = records.start(paper.CHAPTER, preset=preset, seed=seed, config=cfg, claims=paper.CLAIMS, device=device, out=out)
-study = records.load(paper.CHAPTER, preset="laptop")
+study = records.load(paper.CHAPTER, preset="laptop", config=paper.preset("laptop"))
 figures.arms("JEPA", "MAE", "clean", "noisy")
 
 # %% [markdown]

@@ -28,7 +28,7 @@ def put_data(record: records.Record, data: ECGData) -> None:
 
 def study_records(cfg: Config) -> list[dict]:
     """The stored records of preset laptop on the same data."""
-    return [r for r in records.load(paper.CHAPTER, preset="laptop") if r["config"].get("data") == cfg.data]
+    return records.load(paper.CHAPTER, preset="laptop", config=paper.preset("laptop", data=cfg.data))
 
 
 def past(study: Sequence[dict], kind: str, names: Iterable[str]) -> dict[str, list[float]]:
