@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mask_cases import (
     NAMES,
@@ -100,11 +100,26 @@ def reachable(request) -> tuple[set[int], set[int]]:
         seen = length // 4
         return set(range(seen)) | set(range(length - seen, length)), set(range(length))
     tokens = set(range(length if name in ("columns", "time_blocks") else grid[0] * grid[1]))
+    if name == "multi_block":
+        return tokens - always_hidden(grid, sampler_of(*request).keywords["target_shapes"]), tokens
     return tokens, tokens
+
+
+def always_hidden(grid, shapes) -> set[int]:
+    """Tokens that lie in every block of these shapes, wherever it is: the middle of a 3 x 3 grid for 2 x 2 blocks."""
+    cells = torch.arange(grid[0] * grid[1]).reshape(grid)
+    blocks = [
+        set(cells[top : top + height, left : left + width].flatten().tolist())
+        for height, width in shapes
+        for top in range(grid[0] - height + 1)
+        for left in range(grid[1] - width + 1)
+    ]
+    return set.intersection(*blocks)
 
 
 @settings(few, max_examples=40)
 @given(requests(), SEED)
+@example(("multi_block", (3, 3), 1, 12, 2, 0.28, 1), 0)
 def test_every_sampler_reaches_every_token_for_any_grid_count_and_seed(request, seed):
     sampler, generator = sampler_of(*request), rng(seed)
     drawn = [sampler(64, generator) for _ in range(40)]
