@@ -318,7 +318,7 @@ for name, positions in (("right positions", right), ("positions of another image
 # %% [markdown]
 # ## Run it larger
 #
-# With a kernel, `mask_explorer.live_mask_explorer(data.example)` shows the Python samplers on your own images.
+# With a kernel, `live_mask_explorer(data.example)` of `mask_explorer` shows the Python samplers on your own images.
 #
 # ```bash
 # # this chapter on a GPU: 4 px patches, width 192, 40,000 steps
