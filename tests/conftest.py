@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: workers side by side would fight for the cores
+
 from jaxtyping import install_import_hook
 
 install_import_hook("jepa_lab", "typecheck.check")  # before any test imports the package
