@@ -115,9 +115,18 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-def seed_dropout(seed: int, step: int) -> None:
-    """Seed torch's global generators, which dropout draws from, as a function of run, step and process."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1009 + distributed.rank())
+def seed_dropout(seed: int, step: int, device: torch.device) -> None:
+    """Seed the device's global generator, which dropout draws from, as a function of run, step and process.
+
+    `torch.manual_seed` would seed all devices, and formats a stack trace at every call where CUDA has not started.
+    """
+    value = (seed * 1_000_003 + step) * 1009 + distributed.rank()
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+    else:
+        torch.default_generator.manual_seed(value)
 
 
 def changing_buffers(model: nn.Module) -> list[Tensor]:

@@ -137,7 +137,7 @@ def train_step(
     step: model and objective, from `runtime.wrap`. Each process takes its share of the batch in `micro_batches` parts.
     Returns the loss, its named parts and whether loss and gradients were finite; nothing is read back.
     """
-    runtime.seed_dropout(state.seed, state.step)
+    runtime.seed_dropout(state.seed, state.step, task.device)
     before = [buffer.clone() for buffer in buffers or ()]
     drawn = task.draw(idx_B, state.generator)
     loss, parts = torch.zeros((), device=task.device), {}
